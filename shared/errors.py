@@ -1,0 +1,97 @@
+"""Every error that Corolla raises on purpose. They carry data and a sentence; nothing here acts."""
+
+from __future__ import annotations
+
+from shared.types import BlockRange, PeerId
+
+
+class CorollaError(Exception):
+    """Root of the tree. Its text is written for the person who reads it: what is wrong, and what to do."""
+
+
+class UsageError(CorollaError):
+    """A flag, an environment variable or a state folder is wrong: the program ends with this sentence."""
+
+
+class NotEnoughMemory(UsageError):
+    """The blocks or ends asked for do not fit into the memory that is free."""
+
+
+class CheckpointError(CorollaError):
+    """A model cannot be found, read, downloaded or converted."""
+
+
+class ModelNotFound(CheckpointError):
+    """No such directory, file or hub repository."""
+
+
+class ModelGated(CheckpointError):
+    """The hub wants a token, or an accepted licence, for this model."""
+
+
+class HubOffline(CheckpointError):
+    """The hub cannot be reached, and what is needed is not in the cache."""
+
+
+class DiskFull(CheckpointError):
+    """There is no room left for the model's files."""
+
+
+class UnsupportedFamily(CheckpointError):
+    """The model's family is not among those that are known to split exactly."""
+
+
+class ProtocolError(CorollaError):
+    """The other side broke the protocol: what it sent cannot be accepted."""
+
+
+class FrameError(ProtocolError):
+    """A frame's lengths, message or tensors are malformed or over a limit."""
+
+
+class BadIdentity(ProtocolError):
+    """A certificate, a signature or a peer ID does not prove what it should."""
+
+
+class VersionMismatch(ProtocolError):
+    """No protocol version, or swarm name, in common."""
+
+
+class LinkLost(CorollaError):
+    """A link ended, or could not be made."""
+
+
+class DeadlinePassed(CorollaError):
+    """A remote wait took longer than its deadline."""
+
+
+class OutOfCache(CorollaError):
+    """A peer has too few free cache tokens for a reservation."""
+
+
+class CacheOverrun(CorollaError):
+    """A session grew beyond what it reserved."""
+
+
+class NotFinite(CorollaError):
+    """Hidden states hold NaN or infinity."""
+
+
+class HopFailed(CorollaError):
+    """A hop of a chain failed; `peer` is the one at fault, `code` one word for programs."""
+
+    def __init__(self, peer: PeerId, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.peer = peer
+        self.code = code
+        self.reason = reason
+
+
+class NoRoute(CorollaError):
+    """No spans of live peers cover all blocks; `hole` is the first range that none serves."""
+
+    def __init__(self, model: str, hole: BlockRange | None) -> None:
+        missing = f"blocks {hole} are served by no peer" if hole else "no peer has room for another session"
+        super().__init__(f"{model}: {missing}")
+        self.model = model
+        self.hole = hole
