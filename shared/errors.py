@@ -73,8 +73,12 @@ class CacheOverrun(CorollaError):
     """A session grew beyond what it reserved."""
 
 
-class NotFinite(CorollaError):
-    """Hidden states hold NaN or infinity."""
+class CropTooDeep(CorollaError):
+    """A sliding layer no longer holds what a crop would need: the session's tokens must be replayed."""
+
+
+class PositionGap(ProtocolError):
+    """A step starts above the length of the cache: tokens between are missing."""
 
 
 class HopFailed(CorollaError):
@@ -95,3 +99,24 @@ class NoRoute(CorollaError):
         super().__init__(f"{model}: {missing}")
         self.model = model
         self.hole = hole
+
+
+class InvalidRequest(CorollaError):
+    """A request cannot be served as it stands; `param` names the field at fault, `code` is one word for programs."""
+
+    def __init__(self, reason: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(reason)
+        self.param = param
+        self.code = code
+
+
+class UnknownModel(CorollaError):
+    """No model of this name is served here."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"the model {model[:200]!r} is not served here: GET /v1/models lists those that are")
+        self.model = model
+
+
+class ShuttingDown(CorollaError):
+    """The program ends, and with it what it was doing."""

@@ -1,0 +1,139 @@
+"""The gateway's control link to one peer: sessions are opened over it, and its pings tell life from silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from shared.errors import CorollaError, HopFailed, LinkLost, ProtocolError
+from shared.links import Link
+from shared.pool import Dialler
+from shared.types import PeerId, SessionId
+from shared.wire import AnyMessage, Failure, Message, Opened, Ping, Pong
+
+logger = logging.getLogger(__name__)
+
+PING_S = 1.0
+SILENCE_S = 4.0
+RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+NAMED_LIMIT = 1024
+
+
+class SessionOwner(Protocol):
+    """Who hears what a hop says about a session: its chain."""
+
+    def hop_opened(self, peer: PeerId) -> None: ...
+
+    def hop_failed(self, error: HopFailed) -> None: ...
+
+
+class Control:
+    """Keeps a control link to `peer` while `run` runs; the handler of that link."""
+
+    def __init__(self, peer: PeerId, dialler: Dialler, on_change: Callable[[], None], on_dead: Callable[[], None]):
+        self.peer = peer
+        self.pong: Pong | None = None
+        self.round_trip_s = 0.0
+        self.owners: dict[SessionId, SessionOwner] = {}
+        self._dialler = dialler
+        self._on_change = on_change
+        self._on_dead = on_dead
+        self._link: Link | None = None
+        self._ended = asyncio.Event()
+        self._pings: deque[tuple[int, float]] = deque(maxlen=16)
+        self._ping_number = 0
+
+    @property
+    def connected(self) -> bool:
+        """True once the peer has answered a ping on the link that stands."""
+        return self._link is not None and self.pong is not None
+
+    def send(self, message: Message) -> None:
+        """Raises LinkLost."""
+        if self._link is None:
+            raise LinkLost(f"there is no control link to {self.peer}")
+        self._link.send(message)
+
+    async def run(self) -> None:
+        """Dial, ping, dial again, for ever. A peer that was linked and cannot be dialled any more is dead."""
+        was_linked, failures = False, 0
+        while True:
+            try:
+                await self._connect()
+            except CorollaError as error:
+                logger.info("no control link to %s: %s", self.peer, error)
+                if was_linked:
+                    self._on_dead()
+                was_linked = False
+                await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                failures += 1
+            else:
+                was_linked, failures = True, 0
+                await self._ping_until_lost()
+
+    def close(self) -> None:
+        if self._link:
+            self._link.close("the gateway is done with this peer")
+
+    def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
+        match message:
+            case Pong():
+                self._pong(message)
+            case Opened():
+                if owner := self.owners.get(SessionId(message.session)):
+                    owner.hop_opened(self.peer)
+            case Failure():
+                self._failure(message)
+            case _:
+                raise ProtocolError(f"a {type(message).__name__} does not belong on a control link")
+
+    def lost(self, link: Link, reason: str) -> None:
+        self._link = None
+        self.pong = None
+        for owner in list(self.owners.values()):
+            owner.hop_failed(HopFailed(self.peer, "lost", f"{self.peer} was lost: {reason}"))
+        self._ended.set()
+        self._on_change()
+
+    async def _connect(self) -> None:
+        link = await self._dialler.dial(self.peer, "control")
+        self._ended.clear()
+        self._link = link
+        link.start(self)
+
+    async def _ping_until_lost(self) -> None:
+        while self._link and not self._ended.is_set():
+            if time.monotonic() - self._link.heard_at > SILENCE_S:
+                self._link.abort(f"nothing was heard for {SILENCE_S:g} s")
+            elif not self._link.closed:
+                self._ping(self._link)
+            try:
+                await asyncio.wait_for(self._ended.wait(), PING_S)
+            except TimeoutError:
+                continue
+
+    def _ping(self, link: Link) -> None:
+        self._ping_number += 1
+        self._pings.append((self._ping_number, time.monotonic()))
+        link.send(Ping(number=self._ping_number, sessions=tuple(self.owners)[:NAMED_LIMIT]))
+
+    def _pong(self, pong: Pong) -> None:
+        sent_at = dict(self._pings).get(pong.number)
+        if sent_at is not None:
+            self.round_trip_s = time.monotonic() - sent_at
+        first, changed = self.pong is None, self.pong is None or self.pong.free_cache_tokens != pong.free_cache_tokens
+        self.pong = pong
+        if first or changed:
+            self._on_change()
+
+    def _failure(self, failure: Failure) -> None:
+        blamed = PeerId(failure.peer or self.peer)
+        owner = self.owners.get(SessionId(failure.session or ""))
+        if owner:
+            owner.hop_failed(HopFailed(blamed, failure.code, failure.reason))
+        elif failure.session is None:
+            logger.warning("%s says: %s", self.peer, failure.reason)

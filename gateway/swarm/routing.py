@@ -1,0 +1,86 @@
+"""Which peers a session runs over: a shortest path over block borders. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shared.errors import NoRoute, OutOfCache
+from shared.types import BlockRange, PeerId, Span
+
+Route = tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A live peer, as routing sees it."""
+
+    peer: PeerId
+    blocks: BlockRange
+    block_s: float
+    """Seconds that one token takes in one block, with the load that the peer has now."""
+    hop_s: float
+    """Seconds that a step takes to get there."""
+    free_cache_tokens: int
+
+
+def choose_route(candidates: Iterable[Candidate], model: str, blocks: int, reserve: int) -> Route:
+    """Cheapest spans that cover [0, blocks), each on another peer with room for `reserve` tokens.
+
+    Raises NoRoute with the first hole, or OutOfCache when only room is missing.
+    """
+    everyone = list(candidates)
+    spans = _cheapest([each for each in everyone if each.free_cache_tokens >= reserve], blocks)
+    if spans:
+        return _merge(spans)
+    if hole := first_hole((each.blocks for each in everyone), blocks):
+        raise NoRoute(model, hole)
+    raise OutOfCache(f"no peers of {model} have {reserve} free cache tokens together for all blocks")
+
+
+def first_hole(ranges: Iterable[BlockRange], blocks: int) -> BlockRange | None:
+    """The first blocks of [0, blocks) that no range holds."""
+    covered = 0
+    remaining = sorted(ranges)
+    for each in remaining:
+        if each.start > covered:
+            return BlockRange(covered, min(each.start, blocks))
+        covered = max(covered, each.end)
+        if covered >= blocks:
+            return None
+    return BlockRange(covered, blocks) if covered < blocks else None
+
+
+def covered_blocks(ranges: Iterable[BlockRange], blocks: int) -> int:
+    """How many of [0, blocks) at least one range holds."""
+    return len({block for each in ranges for block in range(each.start, min(each.end, blocks))})
+
+
+def _cheapest(candidates: list[Candidate], blocks: int) -> list[Span] | None:
+    """Dijkstra's relaxation in the order of the borders, since every span leads upwards."""
+    borders = sorted(
+        {0, blocks, *(b for each in candidates for b in (each.blocks.start, each.blocks.end) if b < blocks)}
+    )
+    best: dict[int, tuple[float, list[Span]]] = {0: (0.0, [])}
+    for start in borders:
+        if start not in best:
+            continue
+        cost, spans = best[start]
+        for each in candidates:
+            for end in (b for b in borders if start < b and each.blocks.covers(BlockRange(start, b))):
+                total = cost + each.hop_s + each.block_s * (end - start)
+                if end not in best or total < best[end][0]:
+                    best[end] = (total, [*spans, Span(each.peer, BlockRange(start, end))])
+    return best[blocks][1] if blocks in best else None
+
+
+def _merge(spans: list[Span]) -> Route:
+    """One span for each peer: what lies between two spans of one peer is held by that peer too."""
+    merged: list[Span] = []
+    for span in spans:
+        earlier = next((index for index, each in enumerate(merged) if each.peer == span.peer), None)
+        if earlier is None:
+            merged.append(span)
+        else:
+            merged[earlier:] = [Span(span.peer, BlockRange(merged[earlier].blocks.start, span.blocks.end))]
+    return tuple(merged)

@@ -1,0 +1,230 @@
+"""What a peer answers on control links: gateways open, name and close sessions here.
+
+Everything that arrives comes from another node: it is checked before anything is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+
+from peer.accepted import AcceptedEdges
+from peer.cursor import Cursor
+from peer.model.blocks import Blocks
+from peer.model.cache import CacheBudget
+from peer.scheduler import Scheduler
+from peer.sessions import Session, Sessions
+from shared.edges import ATTACH_S, DialledEdge, as_hop_failure
+from shared.errors import CacheOverrun, CorollaError, DeadlinePassed, HopFailed, OutOfCache, PositionGap, ProtocolError
+from shared.links import Handler, Link
+from shared.pool import LinkPool
+from shared.types import BlockRange, Fingerprint, PeerId, SessionId
+from shared.wire import AnyMessage, Close, Failure, Open, Opened, Ping, Pong
+
+logger = logging.getLogger(__name__)
+
+_CODES: dict[type[CorollaError], str] = {
+    OutOfCache: "out_of_cache",
+    CacheOverrun: "cache_overrun",
+    PositionGap: "gap",
+    DeadlinePassed: "deadline",
+}
+
+
+class PeerProtocol:
+    """A peer's side of the session protocol: the handler of control links, and the owner of all sessions."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        fingerprint: Fingerprint,
+        blocks: Blocks,
+        budget: CacheBudget,
+        pool: LinkPool,
+        tokens_per_s: float,
+    ) -> None:
+        self._me = me
+        self._fingerprint = fingerprint
+        self._blocks = blocks
+        self._pool = pool
+        self._tokens_per_s = tokens_per_s
+        self.sessions = Sessions(budget, self._tell_free_cache)
+        self.scheduler = Scheduler(me, blocks, self.sessions, self.fail)
+        self.accepted = AcceptedEdges(self.sessions, self.scheduler, self.fail)
+        self._gateways: dict[PeerId, Link] = {}
+        self._opening: dict[SessionId, asyncio.Task[None]] = {}
+
+    def on_link(self, link: Link) -> Handler:
+        """The handler of a link that somebody dialled to us."""
+        if link.role == "data":
+            return self.accepted
+        self._gateways[link.peer] = link
+        return self
+
+    def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
+        match message:
+            case Open():
+                self._open(link, message)
+            case Close():
+                if session := self._session_of(link, message.session):
+                    self.close(session)
+            case Ping():
+                for named in message.sessions:
+                    if session := self._session_of(link, named):
+                        session.named_at = time.monotonic()
+                link.send(self._pong(message.number))
+            case Failure():
+                logger.warning("%s says: %s", link.peer, message.reason)
+            case _:
+                raise ProtocolError(f"a {type(message).__name__} does not belong on a control link")
+
+    def lost(self, link: Link, reason: str) -> None:
+        if self._gateways.get(link.peer) is link:
+            logger.info("gateway %s is gone: %s", link.peer, reason)
+
+    def fail(self, session: Session, error: CorollaError) -> None:
+        """Tell the gateway what went wrong and where, and end the session."""
+        if session.closed:
+            return
+        logger.warning("session %s failed: %s", session.id[:8], error)
+        link = self._gateways.get(session.gateway)
+        if link and not link.closed:
+            link.send(self._failure(session.id, error))
+        self.close(session)
+
+    def close(self, session: Session) -> None:
+        """End a session in good order and free its cache, after a forward of it that may be running."""
+        if session.closed:
+            return
+        self.sessions.close(session)
+        self.scheduler.closed(session)
+        if task := self._opening.pop(session.id, None):
+            task.cancel()
+        if session.edge and session.edge.detach():
+            self._pool.release(session.edge.link)
+
+    def reap(self) -> None:
+        """Close what nobody needs any more; called each second."""
+        now = time.monotonic()
+        for session in self.sessions:
+            link = self._gateways.get(session.gateway)
+            if reason := session.abandoned(now, link.heard_at if link else 0.0):
+                logger.info("session %s is freed: %s", session.id[:8], reason)
+                self.close(session)
+        self.accepted.expire(now)
+        for peer, link in list(self._gateways.items()):
+            if link.closed and not any(session.gateway == peer for session in self.sessions):
+                del self._gateways[peer]
+
+    async def stop(self) -> None:
+        """End all sessions, telling their gateways."""
+        opening = list(self._opening.values())
+        for session in self.sessions:
+            self.fail(session, HopFailed(self._me, "leaving", f"{self._me} is leaving the swarm"))
+        await asyncio.gather(*opening, return_exceptions=True)
+        self.scheduler.stop()
+
+    def _session_of(self, link: Link, session: str) -> Session | None:
+        """The session, if this link's gateway opened it."""
+        found = self.sessions.get(SessionId(session))
+        return found if found and found.gateway == link.peer else None
+
+    def _open(self, link: Link, message: Open) -> None:
+        try:
+            session = self._reserve(link.peer, message)
+        except CorollaError as error:
+            link.send(self._failure(message.session, error))
+            return
+        task = asyncio.create_task(self._connect(link, session))
+        self._opening[session.id] = task
+        task.add_done_callback(lambda _: self._opening.pop(session.id, None))
+        self.accepted.opened(session)
+
+    def _reserve(self, gateway: PeerId, message: Open) -> Session:
+        """A session with its cache reserved. Raises OutOfCache, HopFailed, ProtocolError."""
+        blocks = self._check(message)
+        session = Session(
+            id=SessionId(message.session),
+            gateway=gateway,
+            upstream=PeerId(message.upstream),
+            downstream=PeerId(message.downstream),
+            blocks=blocks,
+            reserve=message.reserve,
+            cursor=Cursor(message.epoch),
+            cache=self._blocks.new_cache(blocks, message.reserve),
+        )
+        self.sessions.add(session)
+        return session
+
+    def _check(self, message: Open) -> BlockRange:
+        """The blocks to use, if this peer can do what is asked."""
+        if message.output != "hidden":
+            raise HopFailed(self._me, "unsupported", f"output {message.output!r} is unknown to this peer")
+        if message.fingerprint != self._fingerprint:
+            raise HopFailed(self._me, "wrong_model", "this peer serves another model")
+        if self._me in (message.upstream, message.downstream) or not message.reserve:
+            raise ProtocolError("a session needs a reservation, and other nodes on both sides")
+        try:
+            blocks = BlockRange(*message.blocks)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if not self._blocks.range.covers(blocks):
+            raise HopFailed(self._me, "wrong_blocks", f"this peer holds blocks {self._blocks.range}, not {blocks}")
+        return blocks
+
+    async def _connect(self, link: Link, session: Session) -> None:
+        """Answer Opened once the downstream edge stands."""
+        try:
+            if session.last:
+                await _within(session.outlet_stands.wait(), "the gateway attached no link for outputs")
+            else:
+                await self._dial_downstream(session)
+            link.send(Opened(session=session.id))
+        except CorollaError as error:
+            self.fail(session, error)
+
+    async def _dial_downstream(self, session: Session) -> None:
+        try:
+            link = await self._pool.acquire(session.downstream)
+            session.edge = DialledEdge(
+                link,
+                session.id,
+                session.cursor.epoch,
+                on_room=self.scheduler.wake,
+                on_lost=lambda error: self.fail(session, error),
+            )
+            await session.edge.attach("steps")
+        except CorollaError as error:
+            raise as_hop_failure(error, session.downstream) from error
+        session.outlet = session.edge.outlet
+        self.scheduler.wake()
+
+    def _failure(self, session: str, error: CorollaError) -> Failure:
+        if isinstance(error, HopFailed):
+            return Failure(code=error.code, reason=error.reason[:1000], session=session, peer=error.peer)
+        code = _CODES.get(type(error), "protocol")
+        return Failure(code=code, reason=str(error)[:1000], session=session, peer=self._me)
+
+    def _pong(self, number: int) -> Pong:
+        budget = self.sessions.budget
+        return Pong(
+            number=number,
+            cache_tokens=budget.total,
+            free_cache_tokens=budget.free,
+            sessions=len(self.sessions),
+            tokens_per_s=self._tokens_per_s,
+        )
+
+    def _tell_free_cache(self) -> None:
+        for link in self._gateways.values():
+            if not link.closed:
+                link.send(self._pong(0))
+
+
+async def _within(wait: Coroutine[None, None, object], reason: str) -> None:
+    try:
+        await asyncio.wait_for(wait, ATTACH_S)
+    except TimeoutError as error:
+        raise DeadlinePassed(f"{reason} within {ATTACH_S:g} s") from error

@@ -1,0 +1,107 @@
+"""The sessions that a peer holds: what each one needs, and the cache budget that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from peer.cursor import Cursor
+from peer.model.cache import CacheBudget, SessionCache
+from shared.edges import DialledEdge, Inlet, Outlet
+from shared.errors import OutOfCache, ProtocolError
+from shared.types import BlockRange, PeerId, SessionId
+from shared.wire import Step
+
+SESSIONS_LIMIT = 1024
+FIRST_STEP_S = 15.0
+GATEWAY_SILENT_S = 30.0
+REMEMBER_CLOSED_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One sequence being generated, as this hop sees it."""
+
+    id: SessionId
+    gateway: PeerId
+    upstream: PeerId
+    downstream: PeerId
+    blocks: BlockRange
+    reserve: int
+    cursor: Cursor
+    cache: SessionCache
+    queue: deque[tuple[Step, memoryview]] = field(default_factory=deque)
+    inlet: Inlet | None = None
+    outlet: Outlet | None = None
+    edge: DialledEdge | None = None  # to the next hop; the last hop answers on a link that the gateway dialled
+    outlet_stands: asyncio.Event = field(default_factory=asyncio.Event)
+    opened_at: float = field(default_factory=time.monotonic)
+    named_at: float = 0.0  # when the gateway last named the session, in a Ping or a step
+    closed: bool = False
+
+    @property
+    def last(self) -> bool:
+        """True when this hop ends the chain."""
+        return self.downstream == self.gateway
+
+    def abandoned(self, now: float, gateway_heard_at: float) -> str:
+        """Why nobody needs this session any more, or nothing. Times by the monotonic clock."""
+        if now - max(gateway_heard_at, self.opened_at) > GATEWAY_SILENT_S:
+            return "its gateway is silent"
+        unused = not self.cursor.round and not self.named_at
+        return "its first step never came" if unused and now - self.opened_at > FIRST_STEP_S else ""
+
+
+class Sessions:
+    """All sessions of a peer. Opening reserves cache; `close` ends a session, `free` gives its cache back."""
+
+    def __init__(self, budget: CacheBudget, on_freed: Callable[[], None]) -> None:
+        self.budget = budget
+        self._on_freed = on_freed
+        self._sessions: dict[SessionId, Session] = {}
+        self._closed_at: dict[SessionId, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def get(self, session: SessionId) -> Session | None:
+        """The session with this id, unless it has ended."""
+        found = self._sessions.get(session)
+        return None if found is None or found.closed else found
+
+    def add(self, session: Session) -> None:
+        """Reserve the session's cache and hold it. Raises OutOfCache, or ProtocolError for an id in use."""
+        if session.id in self._sessions or self.recently_closed(session.id):
+            raise ProtocolError("a session with this id exists or existed here")
+        if len(self._sessions) >= SESSIONS_LIMIT:
+            raise OutOfCache(f"this peer holds {SESSIONS_LIMIT} sessions, its limit")
+        self.budget.reserve(session.reserve)
+        self._sessions[session.id] = session
+
+    def close(self, session: Session) -> None:
+        """End the session: no step of it runs any more, and late frames are known as such."""
+        session.closed = True
+        session.queue.clear()
+        self._closed_at[session.id] = time.monotonic()
+
+    def free(self, session: Session) -> None:
+        """Give the cache back. Only for a closed session that no forward uses."""
+        assert session.closed
+        if self._sessions.pop(session.id, None):
+            self.budget.release(session.reserve)
+            self._on_freed()
+
+    def recently_closed(self, session: str) -> bool:
+        """True for a session that ended within the last minute: late frames of it are dropped in silence."""
+        while self._closed_at:
+            oldest, closed_at = next(iter(self._closed_at.items()))
+            if time.monotonic() - closed_at <= REMEMBER_CLOSED_S:
+                break
+            del self._closed_at[oldest]
+        return session in self._closed_at

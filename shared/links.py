@@ -1,0 +1,182 @@
+"""Links: connections between two nodes that carry frames. `shared.handshake` makes and authenticates them.
+
+Readers never pause: what keeps memory bounded is the window of each edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import Literal, Protocol, TypeVar, cast
+
+from shared.errors import CorollaError, DeadlinePassed, FrameError, LinkLost, ProtocolError, VersionMismatch
+from shared.types import PeerId
+from shared.wire import LENGTH, AnyMessage, Failure, Message, check_total, decode_frame, encode_frame
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["control", "data"]
+M = TypeVar("M", bound=Message)
+
+HANDSHAKE_S = 10.0
+HANDSHAKE_FRAME_LIMIT = 8 * 1024
+_NOBODY = PeerId("")
+
+
+class Handler(Protocol):
+    """What a link tells its owner. Both are called on the event loop and must not block."""
+
+    def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
+        """A frame came in; a ProtocolError raised here is told to the other side and ends the link."""
+        ...
+
+    def lost(self, link: Link, reason: str) -> None: ...
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection, once its handshake is over. `peer` is proven; `heard_at` is when its last byte came."""
+
+    def __init__(self) -> None:
+        self.peer = _NOBODY
+        self.role: Role = "control"
+        self.heard_at = time.monotonic()
+        self.closed = False
+        self._handler: Handler | None = None
+        self._early: deque[tuple[AnyMessage, memoryview]] = deque()
+        self._changed = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._length = bytearray(LENGTH.size)
+        self._buffer = self._length
+        self._filled = 0
+        self._reason = ""
+
+    def __repr__(self) -> str:
+        return f"<{self.role} link to {self.peer or 'somebody'}>"
+
+    # What the owner does
+
+    def start(self, handler: Handler) -> None:
+        """From now on `handler` hears of frames; those that came before are told first."""
+        self._handler = handler
+        while self._early and not self.closed:
+            self._tell(*self._early.popleft())
+        if self.closed:
+            handler.lost(self, self._reason)
+
+    def send(self, message: Message, payload: bytes | memoryview = b"") -> None:
+        """Queue one frame. Raises LinkLost when the link has ended."""
+        if self.closed:
+            raise LinkLost(f"the link to {self.peer} has ended: {self._reason}")
+        self._transport.write(encode_frame(message, payload))
+
+    async def drain(self) -> None:
+        """Return when the socket has taken most of what was sent."""
+        await self._writable.wait()
+
+    def close(self, reason: str = "closed here") -> None:
+        """End the link after what was sent has left."""
+        if not self.closed:
+            self._reason = self._reason or reason
+            self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        """End the link at once."""
+        self._reason = self._reason or reason
+        self._transport.abort()
+
+    def refuse(self, error: CorollaError) -> None:
+        """Tell the other side what it broke, and end the link."""
+        logger.warning("%r ended: %s", self, error)
+        if not self.closed:
+            code = "version" if isinstance(error, VersionMismatch) else "protocol"
+            self.send(Failure(code=code, reason=str(error)[:1000]))
+            self.close(str(error))
+
+    async def expect(self, kind: type[M], deadline_s: float = HANDSHAKE_S) -> M:
+        """The next frame, a `kind`; only before `start`. Raises ProtocolError, LinkLost, DeadlinePassed."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not self._early:
+                    if self.closed:
+                        raise LinkLost(self._reason)
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError as error:
+            raise DeadlinePassed(f"no answer within {deadline_s:g} s") from error
+        message, _ = self._early.popleft()
+        if isinstance(message, Failure):
+            raise _refusal(message)
+        if not isinstance(message, kind):
+            raise ProtocolError(f"a {kind.__name__} was expected, not a {type(message).__name__}")
+        return message
+
+    def certificate(self) -> bytes:
+        """The other side's certificate, DER."""
+        return self._transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard_at = time.monotonic()
+        if self._reason:
+            return  # this side has ended the link: what still comes is overwritten, unread
+        self._filled += nbytes
+        if self._filled < len(self._buffer):
+            return
+        full, self._filled = self._buffer, 0
+        try:
+            self._take(full)
+        except ProtocolError as error:
+            self._buffer = self._length
+            self.refuse(error)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._reason = self._reason or (str(exc) if exc else "the other side ended the connection")
+        self._writable.set()
+        self._changed.set()
+        if self._handler:
+            self._handler.lost(self, self._reason)
+
+    def _take(self, full: bytearray) -> None:
+        """A length was read, or the frame that it announced."""
+        if full is self._length:
+            total = check_total(LENGTH.unpack(full)[0])
+            if not self._handler and total > HANDSHAKE_FRAME_LIMIT:
+                raise FrameError("the handshake's frames are small")
+            self._buffer = bytearray(total)
+            return
+        self._buffer = self._length
+        self._tell(*decode_frame(full))
+
+    def _tell(self, message: AnyMessage, payload: memoryview) -> None:
+        if self._handler:
+            self._handler.received(self, message, payload)
+        elif len(self._early) < 4:
+            self._early.append((message, payload))
+            self._changed.set()
+        else:
+            raise ProtocolError("frames came before the handshake was over")
+
+
+def _refusal(failure: Failure) -> ProtocolError:
+    kind = VersionMismatch if failure.code == "version" else ProtocolError
+    return kind(f"the other side refuses: {failure.reason}")

@@ -1,0 +1,35 @@
+"""Named tensors to bytes and back, with every length checked. Knows nothing of links."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from shared.errors import FrameError
+from shared.wire import TensorSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def encode_tensor(name: str, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
+    """A tensor's spec and its bytes, in the machine's order (little-endian wherever torch runs)."""
+    flat = tensor.detach().cpu().contiguous()
+    spec = TensorSpec(name=name, dtype=NAMES[flat.dtype], shape=tuple(flat.shape))  # pyright: ignore[reportArgumentType]
+    return spec, flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def decode_tensor(specs: tuple[TensorSpec, ...], payload: memoryview, shape: tuple[int, ...]) -> torch.Tensor:
+    """The one tensor `hidden` of a frame, as a view of its payload. Raises FrameError unless it has this shape."""
+    if len(specs) != 1 or specs[0].name != "hidden":
+        raise FrameError(f"expected one tensor named hidden, not {[spec.name for spec in specs]}")
+    spec = specs[0]
+    if spec.shape != shape:
+        raise FrameError(f"hidden states have shape {spec.shape} where {shape} is expected")
+    dtype = DTYPES[spec.dtype]
+    if math.prod(shape) * dtype.itemsize != len(payload):
+        raise FrameError(f"{len(payload)} bytes cannot be a {spec.dtype} tensor of shape {shape}")
+    if not payload:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(payload, dtype=dtype).reshape(shape)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.certificate import client_context, server_context
+from shared.errors import BadIdentity, DeadlinePassed, LinkLost, ProtocolError, VersionMismatch
+from shared.handshake import Listener, common_version, dial
+from shared.identity import Identity
+from shared.links import Handler, Link
+from shared.wire import LENGTH, AnyMessage, Challenge, Close, Failure, Hello, Ping, encode_frame
+
+SERVER, CLIENT = Identity.create(), Identity.create()
+SESSION = "0" * 32
+
+
+class Recorder:
+    """Keeps what a link tells."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[tuple[AnyMessage, bytes]] = asyncio.Queue()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.links: list[Link] = []
+
+    def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
+        if isinstance(message, Close):
+            raise ProtocolError("no Close here, please")
+        self.messages.put_nowait((message, bytes(payload)))
+
+    def lost(self, link: Link, reason: str) -> None:
+        self.ended.set_result(reason)
+
+    def on_link(self, link: Link) -> Handler:
+        self.links.append(link)
+        return self
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[tuple[Listener, Recorder]]:
+    recorder = Recorder()
+    listener = Listener(SERVER, "test", recorder.on_link)
+    await listener.start("127.0.0.1", 0)
+    yield listener, recorder
+    await listener.close()
+
+
+async def dial_server(port: int, swarm: str = "test", to: Identity = SERVER) -> Link:
+    return await dial("127.0.0.1", port, to=to.peer, identity=CLIENT, swarm=swarm, role="control", deadline_s=5)
+
+
+async def test_both_sides_know_each_other_and_frames_arrive_in_order(server: tuple[Listener, Recorder]) -> None:
+    listener, recorder = server
+    link = await dial_server(listener.port)
+    for number in range(50):
+        link.send(Ping(number=number), b"x" * number * 1000)
+    received = [await asyncio.wait_for(recorder.messages.get(), 5) for _ in range(50)]
+    assert received == [(Ping(number=number), b"x" * number * 1000) for number in range(50)]
+    assert (link.peer, recorder.links[0].peer) == (SERVER.peer, CLIENT.peer)
+    link.close()
+
+
+async def test_another_node_than_the_dialled_one_hears_nothing(server: tuple[Listener, Recorder]) -> None:
+    with pytest.raises(BadIdentity, match="answered where"):
+        await dial_server(server[0].port, to=Identity.create())
+    assert not server[1].links
+
+
+async def test_another_swarm_is_refused(server: tuple[Listener, Recorder]) -> None:
+    with pytest.raises(VersionMismatch, match="'other'"):
+        await dial_server(server[0].port, swarm="other")
+
+
+async def test_a_port_where_nobody_listens_is_a_lost_link() -> None:
+    with pytest.raises(LinkLost, match="cannot be reached"):
+        await dial_server(1)
+
+
+async def test_a_listener_that_never_answers_is_given_up() -> None:
+    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    with pytest.raises(DeadlinePassed):
+        await dial(
+            "127.0.0.1",
+            silent.sockets[0].getsockname()[1],
+            to=SERVER.peer,
+            identity=CLIENT,
+            swarm="test",
+            role="data",
+            deadline_s=0.3,
+        )
+    silent.close()
+
+
+async def test_a_broken_rule_is_told_and_ends_the_link(server: tuple[Listener, Recorder]) -> None:
+    link, recorder = await dial_server(server[0].port), Recorder()
+    link.start(recorder)
+    link.send(Close(session=SESSION))
+    message, _ = await asyncio.wait_for(recorder.messages.get(), 5)
+    assert isinstance(message, Failure)
+    assert "no Close here" in message.reason
+    await asyncio.wait_for(recorder.ended, 5)
+    with pytest.raises(LinkLost):
+        link.send(Ping(number=1))
+
+
+async def raw_connection(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port, ssl=client_context(), server_hostname="corolla.invalid")
+
+
+async def next_message(reader: asyncio.StreamReader) -> bytes:
+    (length,) = LENGTH.unpack(await reader.readexactly(4))
+    return await reader.readexactly(length)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff" * 64,
+        b"GET / HTTP/1.1\r\n\r\n",
+        LENGTH.pack(2**20) + b"x" * 10,
+        encode_frame(Ping(number=1)),
+        encode_frame(Hello(peer=CLIENT.peer, signature=b"x" * 64, swarm="test", protocol=(1, 1), role="control")),
+        encode_frame(Hello(peer="nobody", signature=b"x" * 64, swarm="test", protocol=(1, 1), role="control")),
+    ],
+)
+async def test_whoever_does_not_prove_an_identity_is_sent_away(
+    server: tuple[Listener, Recorder], garbage: bytes
+) -> None:
+    reader, writer = await raw_connection(server[0].port)
+    await next_message(reader)
+    writer.write(garbage)
+    rest = await asyncio.wait_for(reader.read(), 5)
+    assert b"failure" in rest
+    assert not server[1].links
+    writer.close()
+    (await dial_server(server[0].port)).close()
+
+
+async def test_plain_tcp_garbage_does_not_hurt(server: tuple[Listener, Recorder]) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server[0].port)
+    writer.write(b"\x00" * 1000)
+    (await dial_server(server[0].port)).close()
+    writer.close()
+
+
+async def test_a_proof_made_for_another_certificate_is_worth_nothing(server: tuple[Listener, Recorder]) -> None:
+    """Somebody with the server's key but another certificate passes on nonce and Hello: the real server refuses."""
+    reader, writer = await raw_connection(server[0].port)
+    challenge = await next_message(reader)
+
+    async def relay(from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        to_client.write(LENGTH.pack(len(challenge)) + challenge)
+        hello = await next_message(from_client)
+        writer.write(LENGTH.pack(len(hello)) + hello)
+        to_client.close()
+
+    middle = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=server_context(SERVER)[0])
+    with pytest.raises(LinkLost):
+        await dial_server(middle.sockets[0].getsockname()[1])
+    assert b"not one of" in await asyncio.wait_for(reader.read(), 5)
+    middle.close()
+    writer.close()
+
+
+def test_versions_meet_at_the_highest_common_one() -> None:
+    assert common_version((1, 3), (2, 5)) == 3
+    with pytest.raises(VersionMismatch, match="here 1 to 1, there 2 to 3"):
+        common_version((1, 1), (2, 3))
+
+
+async def test_a_dialler_learns_both_ranges_when_no_version_is_common() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode_frame(Challenge(nonce=b"n" * 32, swarm="test", protocol=(7, 9))))
+        await reader.read()
+        writer.close()
+
+    future = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server_context(SERVER)[0])
+    with pytest.raises(VersionMismatch, match="there 7 to 9"):
+        await dial_server(future.sockets[0].getsockname()[1])
+    future.close()

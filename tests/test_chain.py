@@ -1,0 +1,290 @@
+"""A chain over three peers: real links and real blocks of a tiny model, in one process, without a control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gateway.swarm.chain import Chain
+from gateway.swarm.changes import Changes
+from gateway.swarm.control import Control
+from peer.model.blocks import Blocks
+from shared.edges import DialledEdge
+from shared.errors import HopFailed
+from shared.identity import Identity
+from shared.pool import Dialler, LinkPool
+from shared.tensors import encode_tensor
+from shared.types import BlockRange, Fingerprint, PeerId, SessionId, Span
+from shared.wire import Close, Open, Step
+from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer, control_link
+from tests.tiny_models import make_tiny_model
+
+BLOCKS, HIDDEN = 6, 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), blocks=BLOCKS)
+
+
+class Swarm:
+    """Three peers that hold a third each, and what a gateway needs to run chains over them."""
+
+    def __init__(self, model: Path) -> None:
+        self.identity = Identity.create()
+        self.addresses: Addresses = {}
+        self.dialler = Dialler(self.identity, SWARM, lambda peer: self.addresses.get(peer, []))
+        self.pool = LinkPool(self.dialler)
+        self.peers = [LocalPeer(self.addresses, model, blocks) for blocks in ("0:2", "2:4", "4:6")]
+        self.controls: dict[PeerId, Control] = {}
+        self.changes = Changes()
+
+    @property
+    def route(self) -> tuple[Span, ...]:
+        return tuple(Span(peer.identity.peer, peer.blocks) for peer in self.peers)
+
+    def chain(self) -> Chain:
+        return Chain(self.identity.peer, self.route, self.controls, self.pool)
+
+    def free(self) -> list[int]:
+        return [peer.protocol.sessions.budget.free for peer in self.peers]
+
+    async def all_free(self) -> None:
+        """Return when every cache token is free again, within 2 s."""
+        async with asyncio.timeout(2):
+            while [control.pong.free_cache_tokens for control in self.controls.values() if control.pong] != [1000] * 3:
+                await self.changes.wait()
+
+
+@pytest.fixture
+async def swarm(model: Path) -> AsyncIterator[Swarm]:
+    swarm = Swarm(model)
+    async with AsyncExitStack() as stack:
+        for peer in swarm.peers:
+            await stack.enter_async_context(peer.serving(swarm.addresses))
+        for peer in swarm.peers:
+            control = await stack.enter_async_context(control_link(peer.identity.peer, swarm.dialler, swarm.changes))
+            swarm.controls[control.peer] = control
+        yield swarm
+        swarm.pool.close()
+
+
+def whole(model: Path, hidden: torch.Tensor) -> torch.Tensor:
+    """What all blocks in one place make of these hidden states."""
+    blocks = Blocks.load(
+        model, BlockRange(0, BLOCKS), dtype=torch.float32, device=torch.device("cpu"), quantization="none"
+    )
+    return blocks.forward(hidden, blocks.new_cache(BlockRange(0, BLOCKS), len(hidden)), 0)
+
+
+async def run(chain: Chain, hidden: torch.Tensor, position: int, chunk: int = 4) -> torch.Tensor:
+    """One round in chunks: the last row."""
+    chain.begin_round(position)
+    chunks = hidden.split(chunk)
+    for part in chunks:
+        await chain.push(part, "last" if part is chunks[-1] else "none")
+    return await chain.output(HIDDEN)
+
+
+async def test_prefill_decode_and_rollback_give_what_one_place_gives(swarm: Swarm, model: Path) -> None:
+    hidden = torch.randn(20, HIDDEN)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    prefill = await run(chain, hidden[:17], 0)
+    decode = await run(chain, hidden[17:18], 17)
+    rolled_back = await run(chain, hidden[14:20], 14)
+    chain.close()
+    for row, tokens in ((prefill, 17), (decode, 18), (rolled_back, 20)):
+        assert torch.allclose(row, whole(model, hidden[:tokens])[-1:], atol=1e-5)
+    await swarm.all_free()
+
+
+async def test_links_are_used_again_by_the_next_session(swarm: Swarm) -> None:
+    for _ in range(3):
+        chain = swarm.chain()
+        await chain.open(FINGERPRINT, 20)
+        await run(chain, torch.randn(5, HIDDEN), 0)
+        chain.close()
+        await swarm.all_free()
+    assert len(swarm.peers[1].listener.links) == 2  # one control link, one data link from the hop before
+
+
+async def test_a_prompt_longer_than_the_window_goes_through(swarm: Swarm) -> None:
+    for peer in swarm.peers:
+        peer.protocol.sessions.budget.total = peer.protocol.sessions.budget.free = 100_000
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20_000)
+    await asyncio.wait_for(run(chain, torch.randn(20_000, HIDDEN), 0, chunk=4000), 60)  # 5 MB, the window is 4 MB
+    chain.close()
+
+
+async def test_too_little_cache_on_one_hop_frees_the_others(swarm: Swarm) -> None:
+    swarm.peers[1].protocol.sessions.budget.reserve(995)
+    chain = swarm.chain()
+    with pytest.raises(HopFailed) as failure:
+        await chain.open(FINGERPRINT, 20)
+    assert (failure.value.code, failure.value.peer) == ("out_of_cache", swarm.peers[1].identity.peer)
+    chain.close()
+    swarm.peers[1].protocol.sessions.budget.release(995)
+    await swarm.all_free()
+
+
+async def test_another_model_is_refused(swarm: Swarm) -> None:
+    with pytest.raises(HopFailed) as failure:
+        await swarm.chain().open(Fingerprint("0" * 64), 20)
+    assert failure.value.code == "wrong_model"
+
+
+async def test_a_hop_that_cannot_be_dialled_is_named_by_the_hop_before(swarm: Swarm) -> None:
+    swarm.addresses[swarm.peers[1].identity.peer] = [("127.0.0.1", 1)]
+    chain = swarm.chain()
+    with pytest.raises(HopFailed) as failure:
+        await chain.open(FINGERPRINT, 20)
+    assert (failure.value.code, failure.value.peer) == ("unreachable", swarm.peers[1].identity.peer)
+    chain.close()
+    await swarm.all_free()
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+async def test_a_hop_that_goes_ends_the_step_at_once(swarm: Swarm, hop: int) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    await run(chain, torch.randn(5, HIDDEN), 0)
+    for link in list(swarm.peers[hop].listener.links):
+        link.abort("the test pulls the plug")
+    with pytest.raises(HopFailed):
+        await asyncio.wait_for(run(chain, torch.randn(1, HIDDEN), 5), 2)
+    chain.close()
+
+
+@pytest.mark.parametrize("row", [torch.nan, torch.inf])
+async def test_hidden_states_that_are_not_finite_name_who_sent_them(swarm: Swarm, row: float) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    with pytest.raises(HopFailed) as failure:
+        await run(chain, torch.full((1, HIDDEN), row), 0)
+    assert (failure.value.code, failure.value.peer) == ("not_finite", swarm.identity.peer)
+    chain.close()
+
+
+async def test_a_broken_block_is_named_and_gives_no_output(swarm: Swarm, model: Path, tmp_path: Path) -> None:
+    broken = LocalPeer(swarm.addresses, with_nan_in_block(3, model, tmp_path), "2:4")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(broken.serving(swarm.addresses))
+        control = control_link(broken.identity.peer, swarm.dialler, swarm.changes)
+        swarm.controls[broken.identity.peer] = await stack.enter_async_context(control)
+        swarm.peers[1] = broken
+        chain = swarm.chain()
+        await chain.open(FINGERPRINT, 20)
+        with pytest.raises(HopFailed) as failure:
+            await run(chain, torch.randn(3, HIDDEN), 0)
+        chain.close()
+    assert (failure.value.code, failure.value.peer) == ("not_finite", broken.identity.peer)
+
+
+def with_nan_in_block(block: int, source: Path, directory: Path) -> Path:
+    """A copy of a model with one weight of a block spoiled, as a broken disk or GPU may do."""
+    shutil.copytree(source, directory, dirs_exist_ok=True)
+    for shard in directory.glob("*.safetensors"):
+        tensors = load_file(shard)
+        for name in tensors:
+            if f"layers.{block}.mlp.down_proj" in name:
+                tensors[name][0, 0] = torch.nan
+        save_file(tensors, shard, metadata={"format": "pt"})
+    return directory
+
+
+async def test_a_step_beyond_the_reservation_ends_the_session(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 4)
+    with pytest.raises(HopFailed) as failure:
+        await run(chain, torch.randn(5, HIDDEN), 0, chunk=5)
+    assert failure.value.code == "cache_overrun"
+    chain.close()
+
+
+async def test_late_and_repeated_frames_change_nothing(swarm: Swarm, model: Path) -> None:
+    hidden = torch.randn(8, HIDDEN)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    await run(chain, hidden[:6], 0)
+    spec, data = encode_tensor("hidden", torch.randn(1, HIDDEN))
+    step = Step(session=chain.session, epoch=1, round=1, position=6, count=1, returns="last", tensors=(spec,))
+    for epoch, round_, position in ((1, 0, 0), (1, 1, 3), (0, 9, 6), (2, 9, 6)):
+        late = msgspec.structs.replace(step, epoch=epoch, round=round_, position=position)
+        chain.edges["steps"].outlet.send(late, data)
+    row = await run(chain, hidden[6:], 6)
+    assert torch.allclose(row, whole(model, hidden)[-1:], atol=1e-5)
+    assert next(iter(swarm.peers[0].protocol.sessions)).cursor.dropped == 4
+    chain.close()
+
+
+async def test_nobody_else_can_attach_to_a_session(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    stranger = LinkPool(Dialler(Identity.create(), SWARM, lambda peer: swarm.addresses[peer]))
+    link = await stranger.acquire(swarm.peers[0].identity.peer)
+    edge = DialledEdge(link, chain.session, 1, on_lost=lambda error: None)
+    with pytest.raises(HopFailed, match="may not attach"):
+        await edge.attach("steps")
+    await run(chain, torch.randn(2, HIDDEN), 0)
+    chain.close()
+
+
+async def test_nobody_else_can_close_a_session(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    link = await Dialler(Identity.create(), SWARM, lambda peer: swarm.addresses[peer]).dial(
+        swarm.peers[0].identity.peer, "control"
+    )
+    link.send(Close(session=chain.session))
+    await run(chain, torch.randn(2, HIDDEN), 0)
+    assert len(swarm.peers[0].protocol.sessions) == 1
+    link.close()
+    chain.close()
+
+
+class Owner:
+    """Waits for what a hop says about one session."""
+
+    def __init__(self) -> None:
+        self.failed: asyncio.Future[HopFailed] = asyncio.get_running_loop().create_future()
+
+    def hop_opened(self, peer: PeerId) -> None:
+        raise AssertionError("this session must not open")
+
+    def hop_failed(self, error: HopFailed) -> None:
+        self.failed.set_result(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"blocks": (3, 5)}, "wrong_blocks"),
+        ({"blocks": (2, 2)}, "protocol"),
+        ({"reserve": 0}, "protocol"),
+        ({"reserve": 2**31 - 1}, "out_of_cache"),
+        ({"output": "top_logits"}, "unsupported"),
+        ({"fingerprint": "0"}, "wrong_model"),
+    ],
+)
+async def test_an_open_that_makes_no_sense_is_refused(swarm: Swarm, changes: dict[str, Any], code: str) -> None:
+    owner, session = Owner(), SessionId("0" * 32)
+    control = swarm.controls[swarm.peers[0].identity.peer]
+    control.owners[session] = owner
+    me = swarm.identity.peer
+    sensible = Open(
+        session=session, fingerprint=FINGERPRINT, blocks=(0, 2), upstream=me, downstream=me, reserve=5, epoch=1
+    )
+    control.send(msgspec.structs.replace(sensible, **changes))
+    assert (await asyncio.wait_for(owner.failed, 5)).code == code
+    assert swarm.free() == [1000] * 3
