@@ -1,0 +1,62 @@
+"""Request bodies: read within a limit, parsed as JSON, checked against a schema."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import pydantic_core
+from fastapi import HTTPException, Request
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import InvalidRequest
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+async def read_json(request: Request, limit_bytes: int) -> dict[str, Any]:
+    """The body as a JSON object. Raises HTTPException 413, or InvalidRequest."""
+    body = await _read(request, limit_bytes)
+    # Also the guard against other web pages: a browser sends JSON elsewhere only after asking, which is not allowed.
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise InvalidRequest(f"the Content-Type must be application/json, not {content_type[:80]!r}")
+    try:
+        value = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return value
+
+
+def check(schema: type[Schema], body: dict[str, Any]) -> Schema:
+    """The body as `schema` has it. Raises InvalidRequest that names the first field at fault."""
+    try:
+        return schema.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = _path(first["loc"])
+        reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        raise InvalidRequest(f"{param}: {reason}" if param else reason, param or None) from error
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
+    """The raw body. What it claims to hold is checked at once, what it does hold while it comes."""
+    claimed = request.headers.get("content-length", "0")
+    if claimed.isdecimal() and int(claimed) > limit_bytes:
+        raise _too_large(limit_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return bytes(body)
+
+
+def _too_large(limit_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body is over the limit of {limit_bytes} bytes")
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "role")` as `messages[0].role`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")

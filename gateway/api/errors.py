@@ -1,0 +1,83 @@
+"""Errors as OpenAI's clients expect them. The one place where our errors become statuses and codes."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from shared.errors import (
+    CorollaError,
+    DeadlinePassed,
+    HopFailed,
+    InvalidRequest,
+    LinkLost,
+    NoRoute,
+    OutOfCache,
+    ShuttingDown,
+    UnknownModel,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """What a client is told: HTTP status, the fields of OpenAI's error object, and headers."""
+
+    status: int
+    message: str
+    code: str | None
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+# The first class that fits decides: status, code, seconds after which another try may succeed.
+_REPLIES: tuple[tuple[type[CorollaError], int, str, int | None], ...] = (
+    (NoRoute, 503, "no_route", 5),
+    (OutOfCache, 503, "out_of_cache", 2),
+    (ShuttingDown, 503, "shutting_down", 5),
+    (DeadlinePassed, 504, "deadline_passed", None),
+    (HopFailed, 502, "hop_failed", None),
+    (LinkLost, 502, "hop_failed", None),
+)
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_HTTP_REASONS = {"Not Found": "there is nothing under this path", "Method Not Allowed": "this path takes other methods"}
+_INTERNAL = ErrorReply(500, "the gateway failed to answer this request; its log says more", "internal_error")
+
+
+def reply_to(error: Exception) -> ErrorReply:
+    """What the client is told of `error`. One that nobody foresaw is logged, and told without internals."""
+    match error:
+        case InvalidRequest():
+            return ErrorReply(400, str(error), error.code, error.param)
+        case UnknownModel():
+            return ErrorReply(404, str(error), "model_not_found", "model")
+        case HTTPException():
+            status, headers = error.status_code, dict(error.headers or {})
+            reason = _HTTP_REASONS.get(error.detail, error.detail)
+            return ErrorReply(status, reason, _HTTP_CODES.get(status), headers=headers)
+    for kind, status, code, retry_after_s in _REPLIES:
+        if isinstance(error, kind):
+            headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+            return ErrorReply(status, str(error), code, headers=headers)
+    log_unexpected(error)
+    return _INTERNAL
+
+
+def log_unexpected(error: BaseException) -> None:
+    """Type and place of an error and of its causes. Their texts stay out: they may quote a prompt."""
+    lines: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        lines += [type(link).__qualname__, "\n", *traceback.format_tb(link.__traceback__)]
+        link = link.__cause__ or link.__context__
+    logger.error("unexpected error: %s", "".join(lines))
