@@ -17,7 +17,16 @@ from peer.model.cache import CacheBudget
 from peer.scheduler import Scheduler
 from peer.sessions import Session, Sessions
 from shared.edges import ATTACH_S, DialledEdge, as_hop_failure
-from shared.errors import CacheOverrun, CorollaError, DeadlinePassed, HopFailed, OutOfCache, PositionGap, ProtocolError
+from shared.errors import (
+    CacheOverrun,
+    CorollaError,
+    CropTooDeep,
+    DeadlinePassed,
+    HopFailed,
+    OutOfCache,
+    PositionGap,
+    ProtocolError,
+)
 from shared.links import Handler, Link
 from shared.pool import LinkPool
 from shared.types import BlockRange, Fingerprint, PeerId, SessionId
@@ -29,6 +38,7 @@ _CODES: dict[type[CorollaError], str] = {
     OutOfCache: "out_of_cache",
     CacheOverrun: "cache_overrun",
     PositionGap: "gap",
+    CropTooDeep: "crop_too_deep",
     DeadlinePassed: "deadline",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -30,11 +32,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device, checkpoint_dtype: str) -> torch.dtype:
-    """`auto` is float32 on a CPU and the checkpoint's dtype on CUDA."""
+def choose_dtype(name: str, device: torch.device, config: Mapping[str, Any]) -> torch.dtype:
+    """`auto` is float32 on a CPU and, on CUDA, the dtype that the model's configuration names."""
     if name != "auto":
         return DTYPES[name]
-    return torch.float32 if device.type == "cpu" else DTYPES.get(checkpoint_dtype, torch.bfloat16)
+    stored = str(config.get("dtype") or config.get("torch_dtype"))
+    return torch.float32 if device.type == "cpu" else DTYPES.get(stored, torch.bfloat16)
 
 
 def free_memory(device: torch.device) -> int:

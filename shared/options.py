@@ -38,6 +38,11 @@ class NodeSettings:
     cache_dir: Path
 
 
+def default_cache_dir() -> Path:
+    """Where models are kept."""
+    return platformdirs.user_cache_path("corolla", appauthor=False)
+
+
 def _check_swarm(_context: click.Context, _option: click.Parameter, name: str) -> str:
     """A swarm's name is part of a gossip topic."""
     if not 1 <= len(name) <= 64 or not all(each.isalnum() or each in "-_." for each in name):
@@ -48,7 +53,6 @@ def _check_swarm(_context: click.Context, _option: click.Parameter, name: str) -
 def node_options(program: str) -> Callable[[Command], Command]:
     """Decorator that adds the options behind NodeSettings, and `--log-level`, to a command."""
     state_dir = platformdirs.user_state_path("corolla", appauthor=False) / program
-    cache_dir = platformdirs.user_cache_path("corolla", appauthor=False)
     options = (
         click.option(
             "--join", multiple=True, metavar="WHERE", help="A multiaddr with /p2p/, or a gateway's URL. Repeatable."
@@ -68,7 +72,7 @@ def node_options(program: str) -> Callable[[Command], Command]:
             "--threads", type=click.IntRange(1, 1024), help="Threads that torch uses.  [default: torch's own]"
         ),
         click.option("--state-dir", type=FOLDER, default=state_dir, show_default=True, help="Identity; one a process."),
-        click.option("--cache-dir", type=FOLDER, default=cache_dir, show_default=True, help="Folder for models."),
+        click.option("--cache-dir", type=FOLDER, default=default_cache_dir, help="Folder for models."),
         click.option(
             "--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info", show_default=True
         ),

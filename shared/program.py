@@ -18,7 +18,7 @@ from shared.errors import CorollaError
 
 T = TypeVar("T")
 
-QUIET = ("asyncio", "filelock", "httpcore", "httpx", "huggingface_hub", "transformers", "urllib3")
+QUIET = ("asyncio", "filelock", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "transformers", "uvicorn")
 
 
 def set_up_logs(level: str) -> None:
@@ -79,6 +79,19 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], **outcome:
 
     if not loop.is_closed():
         loop.call_soon_threadsafe(settle)
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Run all until one of them ends or fails, or this is cancelled; then cancel the others and await their end."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def parent_gone() -> None:

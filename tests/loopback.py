@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from gateway.swarm.changes import Changes
 from gateway.swarm.control import Control
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
 from peer.protocol import PeerProtocol
+from shared.changes import Changes
 from shared.handshake import Listener
 from shared.identity import Identity
 from shared.pool import Dialler, LinkPool

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gateway.swarm.chain import Chain
-from gateway.swarm.changes import Changes
 from gateway.swarm.control import Control
 from peer.model.blocks import Blocks
+from shared.changes import Changes
 from shared.edges import DialledEdge
 from shared.errors import HopFailed
 from shared.identity import Identity

@@ -5,28 +5,28 @@ Both run the family's own forward with no blocks, so that scaled embeddings, sof
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from shared.checkpoint.tensor_names import block_of
-from shared.errors import CheckpointError
-from shared.partial_model import (
+from shared.anatomy import (
     config_of_blocks,
     core_of,
     core_path,
     layers_name,
-    load_partial,
     nothing_after,
     nothing_before,
-    read_config,
     takes_position_ids,
     variant,
 )
+from shared.checkpoint.tensor_names import is_of
+from shared.errors import CheckpointError
+from shared.partial_model import load_partial, read_config
 
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
@@ -53,10 +53,10 @@ class Ends:
         """Reads the tensors outside the blocks and no others. Raises UnsupportedFamily and CheckpointError."""
         config = read_config(directory)
         model = load_partial(
-            MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
+            cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]),
             config,
             directory,
-            wanted=lambda name: block_of(name) is None,
+            wanted=partial(is_of, "ends"),
             remove=_remove_blocks,
             dtype=dtype,
             device=device,

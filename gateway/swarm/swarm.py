@@ -29,6 +29,7 @@ class Model:
     id: str
     fingerprint: Fingerprint
     blocks: int
+    peer_flags: str  # with which `peer start` serves it
 
 
 class Swarm:

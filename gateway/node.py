@@ -1,0 +1,80 @@
+"""A gateway, whole: joins the swarm, loads the ends of its models, serves HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from shared.network import Network
+
+from gateway.adoption import adopt_models
+from gateway.app import HttpServer, build_app
+from gateway.readiness import tell_readiness
+from gateway.serving import Serving, load
+from gateway.settings import GatewaySettings
+from gateway.swarm.peers import Peers
+from gateway.swarm.swarm import Swarm
+from gateway.view import View
+from shared.addresses import data_addresses
+from shared.checkpoint import Checkpoint
+from shared.errors import UsageError
+from shared.identity import Identity
+from shared.pool import Dialler, LinkPool
+from shared.program import beside, together
+
+P2P_PORT = 31530
+BACKLOG = 2048
+SHUTDOWN_S = 3
+
+logger = logging.getLogger(__name__)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The HTTP socket, taken before anything slow begins. Raises UsageError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror}): pass another --port") from error
+
+
+async def run_gateway(
+    settings: GatewaySettings, identity: Identity, checkpoints: list[Checkpoint], listening: socket.socket
+) -> None:
+    """Serve until cancelled. Raises UsageError, CheckpointError, NotEnoughMemory."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    serving = Serving(ThreadPoolExecutor(1, thread_name_prefix="torch"))
+    for source, checkpoint in zip(settings.model, checkpoints, strict=True):
+        serving.add(await beside(load, checkpoint, settings), source)
+    async with Network(identity, settings, default_port=P2P_PORT) as network:
+        await network.announce(kind="gateway", name="gateway")
+        dialler = Dialler(identity, settings.swarm, lambda peer: data_addresses(network.table.get(peer)))
+        pool = LinkPool(dialler)
+        peers = Peers(network, dialler, serving.serves)
+        serving.connect(Swarm(identity.peer, peers, pool), peers)
+        app = build_app(serving, View(serving, peers, network))
+        work = [peers.run(), tell_readiness(settings, serving, peers, network), _serve_http(app, listening)]
+        if not settings.model:
+            work.append(adopt_models(settings, serving, peers))
+        try:
+            await together(*work)
+        finally:
+            pool.close()
+
+
+async def _serve_http(app: FastAPI, listening: socket.socket) -> None:
+    """Serve until cancelled; then end the open streams, within a limit."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S)
+    server = HttpServer(config)
+    serving = asyncio.create_task(server.serve([listening]))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serving}, timeout=SHUTDOWN_S + 1)

@@ -1,0 +1,17 @@
+"""The settings of `gateway start`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.options import NodeSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings(NodeSettings):
+    """Everything that a gateway is told. Without models, it serves those of the swarm that come from a hub."""
+
+    model: tuple[str, ...]
+    model_name: tuple[str, ...]
+    host: str
+    port: int

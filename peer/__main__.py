@@ -1,0 +1,60 @@
+"""The program `peer`: `start` serves a range of a model's blocks."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from shared.options import ENVIRONMENT, node_options
+from shared.program import set_up_logs
+from shared.types import BlockRange
+
+
+class BlockRangeType(click.ParamType):
+    """`8:16`."""
+
+    name = "FROM:TO"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BlockRange:
+        if isinstance(value, BlockRange):
+            return value
+        try:
+            return BlockRange.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group(context_settings=ENVIRONMENT)
+@click.version_option(version("corolla"), prog_name="peer")
+def main() -> None:
+    """Give a part of this machine to a swarm that serves large language models."""
+
+
+@main.command(context_settings=ENVIRONMENT)
+@click.option("--model", required=True, metavar="MODEL", help="Hub id, directory or .gguf file.")
+@click.option("--model-name", metavar="ID", help="Public id of a model that has none.")
+@click.option(
+    "--blocks", type=BlockRangeType(), help="Blocks to hold, such as 8:16.  [default: where the swarm is weak]"
+)
+@click.option("--num-blocks", type=click.IntRange(1, 10_000), help="How many to hold.  [default: as many as fit]")
+@click.option("--quantize", type=click.Choice(("auto", "none", "int8", "nf4")), default="auto", show_default=True)
+@click.option(
+    "--cache-tokens", type=click.IntRange(1, 10**9), default=16384, show_default=True, help="For all sessions."
+)
+@click.option("--name", metavar="NAME", help="Shown to others.  [default: two random words]")
+@click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when stdin is closed.")
+@node_options("peer")
+def start(log_level: str, exit_with_parent: bool, **options: Any) -> None:
+    """Hold a range of a model's blocks and serve it to the swarm."""
+    if options["blocks"] and options["num_blocks"]:
+        raise click.UsageError("--blocks and --num-blocks exclude each other: say one of them")
+    set_up_logs(log_level)
+    from peer.start import start_peer  # torch takes seconds to import: --help should not wait for it
+
+    start_peer(exit_with_parent, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""One swarm of real processes with two tiny models: what clients see of it, in good times and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.swarm import Swarm, running_swarm
+from tests.tiny_models import make_tiny_model
+
+MODELS = ("org/one", "two")
+MESSAGES = [{"role": "user", "content": "Tell me about petals."}]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        MODELS[0]: make_tiny_model(folder / "one", "llama", blocks=6, seed=1),
+        MODELS[1]: make_tiny_model(folder / "two", "qwen3", blocks=4, seed=2),
+    }
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Iterator[Swarm]:
+    with running_swarm(tmp_path_factory.mktemp("swarm"), models) as swarm:
+        peers = [swarm.add_peer(blocks) for blocks in ("0:2", "2:4", "4:6")] + [swarm.add_peer("0:4", model=MODELS[1])]
+        for peer in peers:
+            peer.ready()
+        swarm.gateway.ready()
+        swarm.wait_for(lambda: len(swarm.client.get("/v1/models").json()["data"]) == 2)
+        yield swarm
+
+
+def ask(swarm: Swarm, model: str = MODELS[0], **fields: Any) -> httpx.Response:
+    body = {"model": model, "messages": MESSAGES, "temperature": 0, "max_tokens": 16, **fields}
+    return swarm.client.post("/v1/chat/completions", json=body)
+
+
+def expected_text(directory: Path, tokens: int) -> str:
+    """What transformers generates from all blocks in one place."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    prompt = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    output = model.generate(**prompt, max_new_tokens=tokens, do_sample=False)
+    return tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_models_are_listed_and_answer_as_in_one_place(swarm: Swarm, models: dict[str, Path], model: str) -> None:
+    assert {each["id"] for each in swarm.client.get("/v1/models").json()["data"]} == set(MODELS)
+    assert swarm.client.get(f"/v1/models/{model}").json()["id"] == model
+    answer = ask(swarm, model).json()
+    said = answer["choices"][0]["message"]["content"]
+    wanted = expected_text(models[model], 16)
+    assert wanted.startswith(said.rstrip("\ufffd"))  # at the end of 16 tokens a character may be incomplete
+    assert answer["usage"]["completion_tokens"] == 16
+
+
+def test_the_swarm_tells_who_serves_what(swarm: Swarm) -> None:
+    shown = swarm.client.get("/swarm").json()
+    assert [(each["id"], each["blocks"], each["whole"]) for each in shown["models"]] == [
+        (MODELS[0], 6, True),
+        (MODELS[1], 4, True),
+    ]
+    assert sorted((each["model"], each["blocks"]) for each in shown["peers"]) == [
+        (MODELS[0], [0, 2]),
+        (MODELS[0], [2, 4]),
+        (MODELS[0], [4, 6]),
+        (MODELS[1], [0, 4]),
+    ]
+    assert all(each["state"] == "online" and each["tokens_per_s"] > 0 for each in shown["peers"])
+    assert all("/p2p/" in address for address in shown["join"])
+
+
+def test_a_client_that_leaves_frees_every_cache(swarm: Swarm) -> None:
+    body = {"model": MODELS[0], "messages": MESSAGES, "stream": True, "max_tokens": 400, "temperature": 1}
+    with swarm.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        for line in response.iter_lines():
+            if '"content":"' in line and '"content":""' not in line:
+                break
+        swarm.wait_for(lambda: not swarm.all_cache_free(), 2)
+    swarm.wait_for(swarm.all_cache_free, 2)
+
+
+def test_a_prompt_of_many_chunks_is_answered(swarm: Swarm, models: dict[str, Path]) -> None:
+    long = [{"role": "user", "content": "petal " * 70}]
+    answer = ask(swarm, messages=long, max_tokens=4).json()
+    assert answer["usage"]["prompt_tokens"] > 420
+
+
+def test_a_new_peer_is_seen_at_once_and_gone_at_once_when_it_ends(swarm: Swarm) -> None:
+    peer = swarm.add_peer("1:5")
+    name = peer.ready()[1]
+    swarm.wait_for(lambda: name in {each["peer"] for each in swarm.peers()}, 2)
+    assert peer.stop() == 0
+    swarm.wait_for(lambda: name not in {each["peer"] for each in swarm.peers()}, 1)
+
+
+def test_a_killed_peer_that_the_gateway_is_linked_to_is_gone_at_once(swarm: Swarm) -> None:
+    peer = swarm.add_peer("1:5")
+    name = peer.ready()[1]
+    swarm.wait_for(lambda: name in {each["peer"] for each in swarm.peers()}, 2)
+    swarm.wait_for(lambda: swarm.free_cache()[name][0] is not None, 5)
+    peer.kill()
+    swarm.wait_for(lambda: name not in {each["peer"] for each in swarm.peers()}, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_peer_that_dies_in_mid_answer_ends_the_stream_with_an_error(swarm: Swarm, number: signal.Signals) -> None:
+    """The first hop goes while a stream runs; a replacement then makes the model whole again."""
+    first = next(node for node in swarm.nodes if "0:2" in node.command and node.process.poll() is None)
+    body = {"model": MODELS[0], "messages": MESSAGES, "stream": True, "max_tokens": 400, "temperature": 1}
+    events: list[str] = []
+    died_at = 0.0
+    with swarm.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        for line in response.iter_lines():
+            events += [line] if line.startswith("data: ") else []
+            if len(events) == 3 and not died_at:
+                os.kill(first.process.pid, number)
+                died_at = time.monotonic()
+    assert time.monotonic() - died_at < 5
+    error = json.loads(events[-1].removeprefix("data: "))["error"]
+    assert error["message"]
+    assert error["type"] == "server_error"
+    first.kill()
+    swarm.wait_for(lambda: ask(swarm).status_code == 503, 5)
+    answer = ask(swarm)
+    assert "0:2" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) > 0
+    swarm.add_peer("0:2").ready()
+    swarm.wait_for(lambda: ask(swarm).status_code == 200, 10)
+    swarm.wait_for(swarm.all_cache_free, 5)
+
+
+def test_models_with_one_name_and_other_weights_are_never_mixed(swarm: Swarm, tmp_path: Path) -> None:
+    """A peer of other weights under the same name holds the very blocks that are missing: no route takes it."""
+    swarm.models["impostor"] = make_tiny_model(tmp_path / "impostor", "llama", blocks=6, seed=9)
+    source, name = swarm.models.pop("impostor"), MODELS[0]
+    last = next(node for node in swarm.nodes if "4:6" in node.command and node.process.poll() is None)
+    original, swarm.models[name] = swarm.models[name], source
+    impostor = swarm.add_peer("4:6")
+    swarm.models[name] = original
+    peer = impostor.ready()[1]
+    swarm.wait_for(lambda: peer in {each["peer"] for each in swarm.peers()}, 5)
+    last.stop()
+    swarm.wait_for(lambda: ask(swarm).status_code == 503, 5)
+    assert {each["id"] for each in swarm.client.get("/swarm").json()["models"]} >= {name}
+    swarm.add_peer("4:6").ready()
+    swarm.wait_for(lambda: ask(swarm).status_code == 200, 10)
+    impostor.stop()
