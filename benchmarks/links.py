@@ -7,6 +7,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import socket
 import statistics
 import time
 from multiprocessing.connection import Connection
@@ -60,7 +61,7 @@ def echo_process(seed: bytes, pipe: Connection) -> None:
             return Echo()
 
         listener = Listener(Identity.from_seed(seed), "bench", handler)
-        await listener.start("127.0.0.1", 0)
+        await listener.start(socket.create_server(("127.0.0.1", 0)))
         pipe.send(listener.port)
         await asyncio.get_running_loop().run_in_executor(None, pipe.poll, None)
 

@@ -16,11 +16,12 @@ from tempfile import TemporaryDirectory
 import click
 
 from gateway.demo_model import DEMO_MODEL, fetch_demo_model
-from gateway.node import bind, run_gateway
+from gateway.node import run_gateway
 from gateway.settings import GatewaySettings
 from shared.checkpoint import Checkpoint, open_checkpoint
 from shared.errors import CorollaError
 from shared.identity import Identity
+from shared.ports import take_port
 from shared.program import beside, together
 from shared.types import BlockRange
 
@@ -36,7 +37,7 @@ class PeerDied(CorollaError):
 
 async def run_demo(peers: int, port: int, quantize: str, threads: int, cache_dir: Path) -> None:
     """Serve until cancelled. Nothing is left behind: no process, no state. Raises PeerDied with the peer's reason."""
-    listening = bind(HOST, port)
+    listening = take_port(HOST, port, port, "--port")
     directory = await beside(fetch_demo_model, cache_dir)
     checkpoint = await beside(lambda: open_checkpoint(str(directory), name=DEMO_MODEL, cache_dir=cache_dir))
     with TemporaryDirectory(prefix="corolla-demo-") as state:

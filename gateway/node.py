@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import uvicorn
 from fastapi import FastAPI
-from shared.network import Network
 
 from gateway.adoption import adopt_models
 from gateway.app import HttpServer, build_app
@@ -22,25 +21,15 @@ from gateway.swarm.swarm import Swarm
 from gateway.view import View
 from shared.addresses import data_addresses
 from shared.checkpoint import Checkpoint
-from shared.errors import UsageError
 from shared.identity import Identity
+from shared.network import Network
 from shared.pool import Dialler, LinkPool
 from shared.program import beside, together
 
 P2P_PORT = 31530
-BACKLOG = 2048
 SHUTDOWN_S = 3
 
 logger = logging.getLogger(__name__)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """The HTTP socket, taken before anything slow begins. Raises UsageError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror}): pass another --port") from error
 
 
 async def run_gateway(

@@ -21,6 +21,7 @@ from gateway.swarm.peers import Peers
 from gateway.swarm.routing import covered_blocks, first_hole
 from gateway.swarm.swarm import Model, Swarm
 from shared.checkpoint import Checkpoint
+from shared.checkpoint.progress import show_progress
 from shared.device import choose_device, choose_dtype, free_memory
 from shared.errors import NoRoute, NotEnoughMemory, UnknownModel
 from shared.types import Fingerprint
@@ -46,7 +47,7 @@ def load(checkpoint: Checkpoint, settings: GatewaySettings) -> Ready:
         raise NotEnoughMemory(
             f"embedding and head of {checkpoint.id} take {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free"
         )
-    with checkpoint.prepare("ends") as directory:
+    with checkpoint.prepare("ends") as directory, show_progress(f"Loading embedding and head of {checkpoint.id}"):
         ends = Ends.load(directory, dtype=dtype, device=device)
         return Ready(checkpoint, ends, TextTokenizer.load(directory))
 

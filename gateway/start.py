@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
-from gateway.node import bind, run_gateway
+from gateway.node import run_gateway
 from gateway.settings import GatewaySettings
 from shared.checkpoint import Checkpoint, open_checkpoint
 from shared.errors import UsageError
+from shared.ports import take_port
 from shared.program import run
 from shared.state import StateFolder
 
@@ -19,7 +20,7 @@ def start_gateway(**options: Any) -> None:
 
     async def main() -> None:
         state = StateFolder(settings.state_dir)
-        listening = bind(settings.host, settings.port)
+        listening = take_port(settings.host, settings.port, settings.port, "--port")
         await run_gateway(settings, state.identity(), open_models(settings), listening)
 
     run(main)

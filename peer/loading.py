@@ -14,6 +14,7 @@ from peer.model.blocks import Blocks
 from peer.placement import blocks_that_fit, choose_blocks
 from peer.settings import PeerSettings
 from shared.checkpoint import Checkpoint
+from shared.checkpoint.progress import show_progress
 from shared.device import choose_device, choose_dtype, free_memory
 from shared.errors import NotEnoughMemory, UsageError
 from shared.types import BlockRange
@@ -73,7 +74,7 @@ def check_memory(settings: PeerSettings, checkpoint: Checkpoint, compute: Comput
 
 def load_blocks(checkpoint: Checkpoint, blocks: BlockRange, compute: Compute) -> Blocks:
     """Fetch what is missing and load it. Raises CheckpointError, UsageError."""
-    with checkpoint.prepare(blocks) as directory:
+    with checkpoint.prepare(blocks) as directory, show_progress(f"Loading blocks {blocks} of {checkpoint.id}"):
         return Blocks.load(
             directory, blocks, dtype=compute.dtype, device=compute.device, quantization=compute.quantization
         )

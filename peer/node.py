@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 import click
 import torch
-from shared.network import Network
 
 from peer.loading import Compute, check_memory, load_blocks, measure, place
 from peer.model.blocks import Blocks
@@ -19,8 +19,9 @@ from shared.addresses import data_addresses
 from shared.checkpoint import Checkpoint
 from shared.handshake import Listener
 from shared.identity import Identity
+from shared.network import Network
 from shared.pool import Dialler, LinkPool
-from shared.ports import choose_port
+from shared.ports import take_port
 from shared.program import beside, together
 from shared.tensors import NAMES
 from shared.types import BlockRange, Numerics
@@ -38,7 +39,8 @@ async def run_peer(settings: PeerSettings, identity: Identity, checkpoint: Check
     if settings.threads:
         torch.set_num_threads(settings.threads)
     compute = await beside(Compute.choose, settings, checkpoint)
-    data_port = choose_port(settings.listen, settings.data_port, DATA_PORT, "--data-port")
+    data = take_port(settings.listen, settings.data_port, DATA_PORT, "--data-port")
+    data_port = data.getsockname()[1]
     async with Network(identity, settings, default_port=P2P_PORT, data_port=data_port) as network:
         blocks = await _choose(settings, checkpoint, compute, network)
         await beside(check_memory, settings, checkpoint, compute, blocks)
@@ -46,7 +48,7 @@ async def run_peer(settings: PeerSettings, identity: Identity, checkpoint: Check
         await node.announce(compute, blocks, state="joining")
         logger.info("loading blocks %s of %s (%s)", blocks, checkpoint.id, checkpoint.fingerprint[:12])
         loaded = await beside(load_blocks, checkpoint, blocks, compute)
-        await node.serve(compute, loaded, data_port)
+        await node.serve(compute, loaded, data)
 
 
 async def _choose(settings: PeerSettings, checkpoint: Checkpoint, compute: Compute, network: Network) -> BlockRange:
@@ -81,7 +83,7 @@ class PeerNode:
             **news,
         )
 
-    async def serve(self, compute: Compute, blocks: Blocks, data_port: int) -> None:
+    async def serve(self, compute: Compute, blocks: Blocks, listening: socket.socket) -> None:
         """Take sessions until cancelled."""
         digests = await beside(self._checkpoint.digests, blocks.range)
         tokens_per_s = await beside(measure, blocks)
@@ -92,7 +94,7 @@ class PeerNode:
         budget = CacheBudget(self._settings.cache_tokens)
         protocol = PeerProtocol(self._identity.peer, self._checkpoint.fingerprint, blocks, budget, pool, tokens_per_s)
         listener = Listener(self._identity, self._settings.swarm, protocol.on_link)
-        await listener.start(self._settings.listen, data_port)
+        await listener.start(listening)
         try:
             await self.announce(compute, blocks.range, state="online", digests=digests, tokens_per_s=tokens_per_s)
             await self._tell_ready(blocks.range)

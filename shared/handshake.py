@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
 import ssl
 from collections.abc import Callable
 
@@ -76,12 +77,12 @@ class Listener:
         self._quiet = asyncio.Event()
         self.port = 0
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen on `port` (0: any free one). Raises OSError when it is taken."""
+    async def start(self, listening: socket.socket) -> None:
+        """Accept links on a socket that listens; it is this listener's from now on."""
+        self.port = listening.getsockname()[1]
         self._server = await asyncio.get_running_loop().create_server(
-            self._accept, host, port, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
+            self._accept, sock=listening, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Stop listening and end all links."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import CheckpointError, ModelNotFound
 from shared.families import check_family
@@ -23,6 +24,8 @@ from shared.weight_layout import lay_out_for_decoding
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+
+disable_progress_bar()  # its bars count tensors and break lines of a log; the programs show progress in their own way
 
 
 def read_config(directory: Path) -> PreTrainedConfig:

@@ -1,4 +1,4 @@
-"""Which TCP port to listen on."""
+"""TCP ports to listen on, taken before anything slow begins."""
 
 from __future__ import annotations
 
@@ -7,26 +7,21 @@ import socket
 from shared.errors import UsageError
 
 TRIED = 100
+BACKLOG = 2048
 
 
-def choose_port(host: str, wanted: int | None, default: int, flag: str) -> int:
-    """`wanted` if it is free, else an error; without a wish the default or the next free one. Raises UsageError."""
-    if wanted is not None:
-        if reason := _taken(host, wanted):
-            raise UsageError(f"{flag} {wanted}: {host}:{wanted} cannot be listened on ({reason}); pass another port")
-        return wanted
-    for port in range(default, default + TRIED):
-        reason = _taken(host, port)
-        if not reason:
-            return port
-    raise UsageError(f"no port from {default} to {default + TRIED - 1} is free on {host} ({reason}): pass {flag}")
+def take_port(host: str, wanted: int | None, default: int, flag: str) -> socket.socket:
+    """A socket that listens on `wanted`, or without a wish on `default` or the next free one. Raises UsageError."""
+    candidates = range(default, default + TRIED) if wanted is None else (wanted,)
+    reason = ""
+    for port in candidates:
+        try:
+            return socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    ports = f"{candidates[0]}" if len(candidates) == 1 else f"{candidates[0]} to {candidates[-1]}"
+    raise UsageError(f"{flag}: {host}:{ports} cannot be listened on ({reason}); pass {flag} with another port")
 
 
-def _taken(host: str, port: int) -> str:
-    """Why the port cannot be had, or nothing."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

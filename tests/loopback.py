@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ class LocalPeer:
     @asynccontextmanager
     async def serving(self, addresses: Addresses) -> AsyncIterator[LocalPeer]:
         """Listen and run until the context ends."""
-        await self.listener.start("127.0.0.1", 0)
+        await self.listener.start(socket.create_server(("127.0.0.1", 0)))
         addresses[self.identity.peer] = [("127.0.0.1", self.listener.port)]
         running = asyncio.create_task(self.protocol.scheduler.run())
         try:

@@ -49,8 +49,7 @@ class Chain:
         for control in self._controls:
             control.owners[self.session] = self
         self._send_opens(fingerprint, reserve)
-        edges = asyncio.gather(self._attach("steps"), self._attach("outputs"), self._opened.wait())
-        await self._unless_failed(edges, OPEN_S, "opening the session")
+        await self._unless_failed(self._connect(), OPEN_S, "opening the session")
 
     def begin_round(self, position: int) -> None:
         """What is pushed from now on starts at `position`; a position below the end rolls the caches back."""
@@ -127,6 +126,9 @@ class Chain:
                 control.send(message)
             except LinkLost as error:
                 raise as_hop_failure(error, span.peer) from error
+
+    async def _connect(self) -> None:
+        await asyncio.gather(self._attach("steps"), self._attach("outputs"), self._opened.wait())
 
     async def _attach(self, edge: Edge) -> None:
         peer = self.route[0].peer if edge == "steps" else self.route[-1].peer

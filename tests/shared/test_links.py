@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -41,7 +42,7 @@ class Recorder:
 async def server() -> AsyncIterator[tuple[Listener, Recorder]]:
     recorder = Recorder()
     listener = Listener(SERVER, "test", recorder.on_link)
-    await listener.start("127.0.0.1", 0)
+    await listener.start(socket.create_server(("127.0.0.1", 0)))
     yield listener, recorder
     await listener.close()
 
