@@ -21,41 +21,93 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gateway.demo_model import DEMO_MODEL, fetch_demo_model
+from gateway.generation.ends import Ends
+from peer.model.blocks import Blocks
+from shared.checkpoint import open_checkpoint
 from shared.options import default_cache_dir
+from shared.types import BlockRange
 from tests.swarm import Node, Swarm, free_port, running_swarm
 
 PROMPT = "Write a long story about a lighthouse keeper who finds a strange flower."
 
 
-def local_loop(directory: Path, threads: int, pipe: Connection) -> None:
-    """In a process of its own: decode greedily with transformers' own forward and cache, when told to."""
+class TransformersLoop:
+    """transformers' own forward and cache."""
+
+    def __init__(self, directory: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+    def start(self, prompt: list[int]) -> int:
+        return self._run(prompt, None)
+
+    def step(self, token: int) -> int:
+        return self._run([token], self._cache)
+
+    def _run(self, ids: list[int], cache: Any) -> int:
+        output = self._model(torch.tensor([ids]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        return int(output.logits[0, -1].argmax())
+
+
+class BlocksLoop:
+    """All of a peer's blocks and a gateway's ends, without the swarm between them."""
+
+    def __init__(self, directory: Path) -> None:
+        checkpoint = open_checkpoint(str(directory), name=None, cache_dir=default_cache_dir())
+        everything = BlockRange(0, checkpoint.blocks)
+        cpu = torch.device("cpu")
+        with checkpoint.prepare("ends") as part:
+            self._ends = Ends.load(part, dtype=torch.float32, device=cpu)
+        with checkpoint.prepare(everything) as part:
+            self._blocks = Blocks.load(part, everything, dtype=torch.float32, device=cpu, quantization="none")
+
+    def start(self, prompt: list[int]) -> int:
+        self._position = 0
+        self._cache = self._blocks.new_cache(self._blocks.range, 4096)
+        return self._run(prompt)
+
+    def step(self, token: int) -> int:
+        return self._run([token])
+
+    def _run(self, ids: list[int]) -> int:
+        hidden = self._blocks.forward(self._ends.embed(ids, self._position), self._cache, self._position)
+        self._position += len(ids)
+        return int(self._ends.logits(hidden[-1:])[0].argmax())
+
+
+LOOPS = {"transformers' loop": TransformersLoop, "own blocks, no swarm": BlocksLoop}
+
+
+def local_loop(name: str, directory: Path, threads: int, pipe: Connection) -> None:
+    """In a process of its own: decode greedily when told to, and tell the rate after the first token."""
     torch.set_num_threads(threads)
+    loop = LOOPS[name](directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     messages = [{"role": "user", "content": PROMPT}]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     while tokens := pipe.recv():
         with torch.inference_mode():
-            output = model(**prompt, use_cache=True, logits_to_keep=1)
+            token = loop.start(prompt)
             first = time.perf_counter()
             for _ in range(tokens - 1):
-                token = output.logits[:, -1].argmax(-1, keepdim=True)
-                output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
-            output.logits[:, -1].argmax(-1)
+                token = loop.step(token)
         pipe.send((tokens - 1) / (time.perf_counter() - first))
 
 
 class Local:
-    """The plain loop, in its process."""
+    """A loop over all blocks, in one process."""
 
-    def __init__(self, directory: Path, threads: int) -> None:
+    def __init__(self, name: str, directory: Path, threads: int) -> None:
         self._pipe, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        context.Process(target=local_loop, args=(directory, threads, there), daemon=True).start()
+        context.Process(target=local_loop, args=(name, directory, threads, there), daemon=True).start()
 
     def rate(self, tokens: int) -> float:
         self._pipe.send(tokens)
         return self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.send(0)
 
 
 class Remote:
@@ -125,13 +177,16 @@ def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
             name: Remote(start_swarm(stack, directory, peers, arguments.threads))
             for name, peers in zip(names, arguments.peers, strict=True)
         }
-        everyone = {"local loop": Local(directory, arguments.threads), **sources}
+        loops = {name: Local(name, directory, arguments.threads) for name in LOOPS}
+        everyone = {**loops, **sources}
         for source in everyone.values():
             source.rate(8)
         rates: dict[str, list[float]] = {name: [] for name in everyone}
         for _ in range(arguments.rounds):
             for name, source in everyone.items():
                 rates[name].append(source.rate(arguments.tokens))
+        for loop in loops.values():
+            loop.close()
         last = next(reversed(sources.values()))
         return {"rates": rates, "memory": memory(last.swarm)}
 
@@ -147,9 +202,9 @@ def main() -> None:
     directory = fetch_demo_model(default_cache_dir())
     starts = [demo_start_s() for _ in range(3)]
     figures = {"demo_ready_s": starts, "threads": arguments.threads, **measure(arguments, directory)}
-    base = statistics.median(figures["rates"]["local loop"])
+    base = statistics.median(figures["rates"]["transformers' loop"])
     print(f"gateway demo, warm cache, to ready: {statistics.median(starts):.1f} s")
-    print(f"{'one stream, float32':>22} {'tokens/s':>9} {'of local':>9}")
+    print(f"{'one stream, float32':>22} {'tokens/s':>9} {'of first':>9}")
     for name, rates in figures["rates"].items():
         print(f"{name:>22} {statistics.median(rates):>9.1f} {statistics.median(rates) / base:>9.2f}")
     for row in figures["memory"]:

@@ -46,7 +46,7 @@ async def run_demo(peers: int, port: int, quantize: str, threads: int, cache_dir
         async with demo.peers(peers) as processes:
             _say(f"starting {peers} peers and a gateway")
             await together(
-                run_gateway(settings, demo.identity, [checkpoint], listening),
+                run_gateway(settings, demo.identity, [checkpoint], listening, on_ready=lambda: _say(_example(port))),
                 *(demo.watch(number, process) for number, process in enumerate(processes, 1)),
             )
 
@@ -158,6 +158,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+def _example(port: int) -> str:
+    """A command to paste."""
+    question = '{"role": "user", "content": "What is the capital of France?"}'
+    body = f'{{"model": "{DEMO_MODEL}", "messages": [{question}]}}'
+    return f"curl http://{HOST}:{port}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
 
 
 def _free_port() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -33,9 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 async def run_gateway(
-    settings: GatewaySettings, identity: Identity, checkpoints: list[Checkpoint], listening: socket.socket
+    settings: GatewaySettings,
+    identity: Identity,
+    checkpoints: list[Checkpoint],
+    listening: socket.socket,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until cancelled. Raises UsageError, CheckpointError, NotEnoughMemory."""
+    """Serve until cancelled; `on_ready` is called after the `ready` line. Raises UsageError, CheckpointError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     serving = Serving(ThreadPoolExecutor(1, thread_name_prefix="torch"))
@@ -48,7 +53,7 @@ async def run_gateway(
         peers = Peers(network, dialler, serving.serves)
         serving.connect(Swarm(identity.peer, peers, pool), peers)
         app = build_app(serving, View(serving, peers, network))
-        work = [peers.run(), tell_readiness(settings, serving, peers, network), _serve_http(app, listening)]
+        work = [peers.run(), tell_readiness(settings, serving, peers, network, on_ready), _serve_http(app, listening)]
         if not settings.model:
             work.append(adopt_models(settings, serving, peers))
         try:

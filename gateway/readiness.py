@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import click
-from shared.network import Network
 
 from gateway.serving import Serving
 from gateway.settings import GatewaySettings
 from gateway.swarm.peers import Peers
 from gateway.swarm.routing import first_hole
+from shared.network import Network
 
 logger = logging.getLogger(__name__)
 
 
-async def tell_readiness(settings: GatewaySettings, serving: Serving, peers: Peers, network: Network) -> None:
+async def tell_readiness(
+    settings: GatewaySettings, serving: Serving, peers: Peers, network: Network, on_ready: Callable[[], None]
+) -> None:
     """Print the `ready` line on stdout once, log each change of what is missing; for ever."""
     told: list[str] = []
     ready = False
     changes = peers.changes.follow()
     while True:
         missing = _missing(serving, peers, network)
-        if not ready and any(serving.whole(model) for model in serving.models):
+        whole = [model for model in serving.models if serving.whole(model)]
+        if whole and not ready:
             ready = True
             click.echo(f"ready {base_url(settings.host, settings.port)}/v1")
+            on_ready()
         for line in missing if missing != told else ():
             logger.info("%s", line)
         told = missing

@@ -119,8 +119,9 @@ class Table:
     def expire(self, now: float) -> list[Left]:
         """Drop what has outlived its time."""
         expired = [peer for peer, entry in self._entries.items() if entry.expires_at <= now]
+        left = [each for peer in expired if (each := self.drop(peer, "was not heard of any more"))]
         self._forget_old(now)
-        return [left for peer in expired if (left := self.drop(peer, "was not heard of any more"))]
+        return left
 
     def records(self, now: float) -> list[tuple[PeerId, bytes, float]]:
         """Every live record with its age in seconds, by peer ID, for passing on."""
@@ -136,8 +137,7 @@ class Table:
 
     def _forget_old(self, now: float) -> None:
         for peer, (_, since) in list(self._sequences.items()):
-            too_many = len(self._sequences) > MEMORY_CAPACITY
-            if now - since <= MEMORY_S and not too_many:
-                break
-            if peer not in self._entries or too_many:
+            if now - since <= MEMORY_S and len(self._sequences) <= MEMORY_CAPACITY:
+                return
+            if peer not in self._entries:
                 del self._sequences[peer]

@@ -59,7 +59,7 @@ def test_a_port_in_use(model: Path, tmp_path: Path, flag: str) -> None:
         port = taken.getsockname()[1]
         said = refusal(tmp_path, "peer", "start", "--model", model, "--listen", "127.0.0.1", flag, str(port))
     assert flag in said
-    assert "another port" in said
+    assert "another" in said
 
 
 def test_the_gateways_port_in_use(model: Path, tmp_path: Path) -> None:

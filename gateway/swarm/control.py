@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from shared.errors import CorollaError, HopFailed, LinkLost, ProtocolError
@@ -106,15 +107,19 @@ class Control:
         link.start(self)
 
     async def _ping_until_lost(self) -> None:
+        """A silence counts from when this process last ran on time: its own stall is no fault of the peer's."""
+        awake_since = woken_at = time.monotonic()
         while self._link and not self._ended.is_set():
-            if time.monotonic() - self._link.heard_at > SILENCE_S:
+            now = time.monotonic()
+            if now - woken_at > 2 * PING_S:
+                awake_since = now
+            woken_at = now
+            if now - max(self._link.heard_at, awake_since) > SILENCE_S:
                 self._link.abort(f"nothing was heard for {SILENCE_S:g} s")
             elif not self._link.closed:
                 self._ping(self._link)
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), PING_S)
-            except TimeoutError:
-                continue
 
     def _ping(self, link: Link) -> None:
         self._ping_number += 1
