@@ -1,0 +1,81 @@
+"""Finding a swarm by a gateway's URL: its `/swarm` says where to join."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import httpx
+import msgspec
+
+from shared.addresses import join_address
+from shared.errors import ProtocolError, UsageError
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.2
+LAST_RETRY_S = 10.0
+TIMEOUT_S = 5.0
+ANSWER_LIMIT = 16 * 1024 * 1024
+ADDRESSES_LIMIT = 16
+
+
+class _Swarm(msgspec.Struct):
+    join: list[str]
+
+
+def is_url(where: str) -> bool:
+    return where.startswith(("http://", "https://"))
+
+
+def swarm_url(where: str) -> httpx.URL:
+    """`/swarm` of the gateway whose URL, maybe with a path such as `/v1`, was given. Raises UsageError."""
+    try:
+        url = httpx.URL(where)
+    except httpx.InvalidURL as error:
+        raise UsageError(f"--join {where!r} is not a URL: {error}") from error
+    if not url.host:
+        raise UsageError(f"--join {where!r} names no host")
+    return url.copy_with(path="/swarm", query=None, fragment=None)
+
+
+async def look_up(
+    where: str, found: Callable[[tuple[str, ...]], None], until_alone: Callable[[], Awaitable[None]]
+) -> None:
+    """For ever: ask the gateway for addresses, tell `found`, and ask again when the node has lost all neighbours."""
+    url = swarm_url(where)
+    delay, told = FIRST_RETRY_S, False
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
+        while True:
+            try:
+                found(await _ask(client, url))
+            except (httpx.HTTPError, ProtocolError) as error:
+                if not told:
+                    logger.warning("%s does not yet say where to join (%s); it is asked again and again", url, error)
+                    told = True
+            else:
+                told = False
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY_S) if told else FIRST_RETRY_S
+            if not told:
+                await until_alone()
+
+
+async def _ask(client: httpx.AsyncClient, url: httpx.URL) -> tuple[str, ...]:
+    """Raises httpx.HTTPError, ProtocolError."""
+    answer = bytearray()
+    async with client.stream("GET", url) as response:
+        response.raise_for_status()
+        async for piece in response.aiter_bytes():
+            answer += piece
+            if len(answer) > ANSWER_LIMIT:
+                raise ProtocolError("the answer is too long")
+    try:
+        join = msgspec.json.decode(bytes(answer), type=_Swarm).join[:ADDRESSES_LIMIT]
+        addresses = tuple(str(join_address(each)) for each in join)
+    except (msgspec.DecodeError, ValueError, RecursionError, UsageError) as error:
+        raise ProtocolError(f"not a gateway's answer: {error}") from error
+    if not addresses:
+        raise ProtocolError("it names no address")
+    return addresses

@@ -1,0 +1,96 @@
+"""Announcements by gossipsub: one topic per swarm, and only what was checked is passed on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p.abc import IHost
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb.rpc_pb2 import Message
+from libp2p.pubsub.pubsub import Pubsub
+
+from shared.libp2p_node.allowance import Allowance
+from shared.libp2p_node.containment import running
+from shared.types import PeerId
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = TProtocol("/meshsub/1.1.0")
+RPC_LIMIT = 1024 * 1024
+MESSAGES_PER_S = 50
+MESSAGES_BURST = 500
+"""A neighbour that connects sends what it has heard lately in one go."""
+FLUSH_S = 0.5
+FLUSH_LOOKS = 10
+
+Judge = Callable[[bytes, PeerId], bool]
+
+
+class Gossip:
+    """`judge(record, source)` takes in a record from a neighbour, and says whether it is passed on."""
+
+    def __init__(self, host: IHost, swarm: str, judge: Judge) -> None:
+        self.topic = f"corolla/1/{swarm}"
+        self._judge = judge
+        self._router = GossipSub(
+            [PROTOCOL],
+            degree=8,
+            degree_low=6,
+            degree_high=12,
+            heartbeat_interval=1,
+            adaptive_gossip_enabled=False,  # it would raise the heartbeat's interval to a minute
+        )
+        self._pubsub = _Pubsub(host, self._router, max_inbound_rpc_size=RPC_LIMIT, allowed_topics={self.topic})
+        self._pubsub.set_topic_validator(self.topic, self._validate, False)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with running(self._router), running(self._pubsub):
+            await self._pubsub.wait_until_ready()
+            await self._pubsub.subscribe(self.topic)
+            yield
+
+    def neighbours(self) -> set[PeerId]:
+        """Nodes that are connected and follow this swarm's topic."""
+        subscribed = self._pubsub.peer_topics.get(self.topic, set())
+        return {PeerId(peer.to_string()) for peer in subscribed if peer in self._pubsub.peers}
+
+    async def publish(self, record: bytes) -> None:
+        await self._pubsub.publish(self.topic, record)
+
+    async def flush(self) -> None:
+        """Return when what was published has been written to the neighbours, or after half a second."""
+        for _ in range(FLUSH_LOOKS):
+            await trio.sleep(FLUSH_S / FLUSH_LOOKS)  # first of all: what was taken from a queue may be half written
+            if not any(len(queue) for queue in self._pubsub.peer_queues.values()):
+                return
+
+    def _validate(self, forwarder: ID, message: Message) -> bool:
+        if forwarder == self._pubsub.my_id:
+            return True
+        try:
+            return list(message.topicIDs) == [self.topic] and self._judge(message.data, PeerId(forwarder.to_string()))
+        except Exception as error:  # noqa: BLE001 - a validator that raises would lose the message unseen
+            logger.warning("a message could not be judged: %r", error)
+            return False
+
+
+class _Pubsub(Pubsub):
+    """Pubsub that spends no time on signatures for a neighbour that floods."""
+
+    def __init__(self, host: IHost, router: GossipSub, **options: Any) -> None:
+        super().__init__(host, router, strict_signing=True, **options)
+        self._allowance = Allowance(MESSAGES_PER_S, MESSAGES_BURST, trio.current_time)
+
+    async def push_msg(self, msg_forwarder: ID, msg: Message) -> None:
+        if msg_forwarder == self.my_id or self._allowance.take(msg_forwarder.to_string()):
+            await super().push_msg(msg_forwarder, msg)
+
+    def notify_subscriptions(self, publish_message: Message) -> None:
+        """Nobody reads the subscription: the validator has taken the record already."""
