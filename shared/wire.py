@@ -33,7 +33,7 @@ FRAME_LIMIT = LENGTH.size + MESSAGE_LIMIT + PAYLOAD_LIMIT
 Name = Annotated[str, Meta(max_length=200)]
 Reason = Annotated[str, Meta(max_length=1000)]
 Peer = Annotated[str, Meta(min_length=1, max_length=64)]
-Session = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Versions = tuple[Count, Count]
 Features = Annotated[tuple[Name, ...], Meta(max_length=64)]

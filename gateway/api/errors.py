@@ -68,7 +68,8 @@ def reply_to(error: Exception) -> ErrorReply:
     for kind, status, code, retry_after_s in _REPLIES:
         if isinstance(error, kind):
             headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-            return ErrorReply(status, str(error), code, headers=headers)
+            blame = "a peer that worked on this answer failed: " if code == "hop_failed" else ""
+            return ErrorReply(status, f"{blame}{error}", code, headers=headers)
     log_unexpected(error)
     return _INTERNAL
 

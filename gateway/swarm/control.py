@@ -19,7 +19,7 @@ from shared.wire import AnyMessage, Failure, Message, Opened, Ping, Pong
 logger = logging.getLogger(__name__)
 
 PING_S = 1.0
-SILENCE_S = 4.0
+SILENCE_S = 3.5
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 NAMED_LIMIT = 1024
 

@@ -52,6 +52,7 @@ def test_impossible_lengths_are_refused_before_anything_is_allocated(total: int)
     "message",
     [
         step(session="short"),
+        step(session=SESSION + "\n"),
         step(count=0),
         step(position=-1),
         step(epoch=2**31),
