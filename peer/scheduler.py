@@ -118,7 +118,9 @@ class Scheduler:
         _check_finite(hidden, session.upstream)
         try:
             out = blocks.forward(hidden.to(device=blocks.device, dtype=blocks.dtype), session.cache, step.position)
-        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
+        except CorollaError:
+            raise
+        except Exception as error:  # what other nodes sent meets torch and the family's own code here
             raise HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}") from error
         _check_finite(out, self._me)
         if not session.last:

@@ -16,7 +16,7 @@ from shared.types import BlockRange, PeerId, SessionId
 from shared.wire import Step
 
 SESSIONS_LIMIT = 1024
-FIRST_STEP_S = 15.0
+UNNAMED_S = 15.0
 GATEWAY_SILENT_S = 30.0
 REMEMBER_CLOSED_S = 60.0
 
@@ -51,8 +51,8 @@ class Session:
         """Why nobody needs this session any more, or nothing. Times by the monotonic clock."""
         if now - max(gateway_heard_at, self.opened_at) > GATEWAY_SILENT_S:
             return "its gateway is silent"
-        unused = not self.cursor.round and not self.named_at
-        return "its first step never came" if unused and now - self.opened_at > FIRST_STEP_S else ""
+        forgotten = now - max(self.named_at, self.opened_at) > UNNAMED_S and now - gateway_heard_at < UNNAMED_S
+        return "its gateway does not name it any more" if forgotten else ""
 
 
 class Sessions:

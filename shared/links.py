@@ -42,7 +42,7 @@ class Link(asyncio.BufferedProtocol):
         self.peer = _NOBODY
         self.role: Role = "control"
         self.heard_at = time.monotonic()
-        self.closed = False
+        self.closed = False  # ended, here or there: nothing can be sent any more
         self._handler: Handler | None = None
         self._early: deque[tuple[AnyMessage, memoryview]] = deque()
         self._changed = asyncio.Event()
@@ -78,13 +78,14 @@ class Link(asyncio.BufferedProtocol):
 
     def close(self, reason: str = "closed here") -> None:
         """End the link after what was sent has left."""
-        if not self.closed:
-            self._reason = self._reason or reason
-            self._transport.close()
+        self._reason = self._reason or reason
+        self.closed = True
+        self._transport.close()
 
     def abort(self, reason: str) -> None:
         """End the link at once."""
         self._reason = self._reason or reason
+        self.closed = True
         self._transport.abort()
 
     def refuse(self, error: CorollaError) -> None:
@@ -127,15 +128,15 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.heard_at = time.monotonic()
-        if self._reason:
-            return  # this side has ended the link: what still comes is overwritten, unread
+        if self.closed:
+            return  # what still comes is overwritten, unread
         self._filled += nbytes
         if self._filled < len(self._buffer):
             return
         full, self._filled = self._buffer, 0
         try:
             self._take(full)
-        except ProtocolError as error:
+        except CorollaError as error:
             self._buffer = self._length
             self.refuse(error)
 

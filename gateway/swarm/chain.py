@@ -16,11 +16,12 @@ from shared.errors import CorollaError, DeadlinePassed, HopFailed, LinkLost, Pro
 from shared.pool import LinkPool
 from shared.tensors import decode_tensor, encode_tensor
 from shared.types import Fingerprint, PeerId, SessionId
-from shared.wire import Close, Open, Output, Step
+from shared.wire import Open, Output, Step
 
 OPEN_S = 10.0
 OUTPUT_S = 60.0
 EPOCH = 1
+OUTPUTS_LIMIT = 8192  # frames of one prefill, each answered by an output, if only of zero rows
 
 Edge = Literal["steps", "outputs"]
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Chain:
         self._unopened = {span.peer for span in route}
         self._opened = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outputs: asyncio.Queue[tuple[Output, memoryview]] = asyncio.Queue()
+        self._outputs: asyncio.Queue[tuple[Output, memoryview]] = asyncio.Queue(OUTPUTS_LIMIT)
         self._room = asyncio.Event()
         self._round = 0
         self._end = 0
@@ -92,9 +93,7 @@ class Chain:
     def close(self) -> None:
         """Free the caches on all hops and give the links back."""
         for control in self._controls:
-            control.owners.pop(self.session, None)
-            if control.connected:
-                control.send(Close(session=self.session))
+            control.release(self.session)
         for edge in self.edges.values():
             if edge.detach():
                 self._pool.release(edge.link)
@@ -148,7 +147,11 @@ class Chain:
             raise as_hop_failure(error, peer) from error
 
     def _receive(self, output: Output, payload: memoryview) -> None:
-        self._outputs.put_nowait((output, payload))
+        try:
+            self._outputs.put_nowait((output, payload))
+        except asyncio.QueueFull:
+            last = self.route[-1].peer
+            self.hop_failed(HopFailed(last, "protocol", f"{last} sends outputs that nobody asked for"))
 
     def _decode(self, message: Output, payload: memoryview, width: int) -> torch.Tensor:
         last = self.route[-1].peer

@@ -14,7 +14,7 @@ from shared.errors import CorollaError, HopFailed, LinkLost, ProtocolError
 from shared.links import Link
 from shared.pool import Dialler
 from shared.types import PeerId, SessionId
-from shared.wire import AnyMessage, Failure, Message, Opened, Ping, Pong
+from shared.wire import AnyMessage, Close, Failure, Message, Opened, Ping, Pong
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,12 @@ class Control:
     def connected(self) -> bool:
         """True once the peer has answered a ping on the link that stands."""
         return self._link is not None and self.pong is not None
+
+    def release(self, session: SessionId) -> None:
+        """Tell the peer that a session has ended; one that cannot be told stops hearing its name in pings."""
+        self.owners.pop(session, None)
+        with suppress(LinkLost):
+            self.send(Close(session=session))
 
     def send(self, message: Message) -> None:
         """Raises LinkLost."""
