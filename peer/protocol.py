@@ -68,12 +68,10 @@ class PeerProtocol:
 
     def on_link(self, link: Link) -> Handler:
         """The handler of a link that somebody dialled to us."""
-        if link.role == "data":
-            return self.accepted
-        self._gateways[link.peer] = link
-        return self
+        return self.accepted if link.role == "data" else self
 
     def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
+        self._gateways[link.peer] = link  # of several, the one that is used: a dialler may drop those that came late
         match message:
             case Open():
                 self._open(link, message)

@@ -44,7 +44,7 @@ class Peers:
 
     def refresh(self) -> None:
         """Compare the links with the table, and tell of the change."""
-        wanted = {each.peer for each in self.announced() if self._serves(each.fingerprint)}
+        wanted = {each.peer for each in self.announced() if each.state != "joining" and self._serves(each.fingerprint)}
         for peer in set(self.controls) - wanted:
             self._drop(peer)
         for peer in sorted(wanted - set(self.controls))[: CONTROLS_LIMIT - len(self.controls)]:
