@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import secrets
 import socket
@@ -16,7 +17,6 @@ from tempfile import TemporaryDirectory
 import click
 
 from gateway.demo_model import DEMO_MODEL, fetch_demo_model
-from gateway.node import run_gateway
 from gateway.settings import GatewaySettings
 from shared.checkpoint import Checkpoint, open_checkpoint
 from shared.errors import CorollaError
@@ -45,8 +45,11 @@ async def run_demo(peers: int, port: int, quantize: str, threads: int, cache_dir
         settings = demo.gateway_settings(port)
         async with demo.peers(peers) as processes:
             _say(f"starting {peers} peers and a gateway")
+            node = await beside(importlib.import_module, "gateway.node")  # torch: seconds that the peers need too
             await together(
-                run_gateway(settings, demo.identity, [checkpoint], listening, on_ready=lambda: _say(_example(port))),
+                node.run_gateway(
+                    settings, demo.identity, [checkpoint], listening, on_ready=lambda: _say(_example(port))
+                ),
                 *(demo.watch(number, process) for number, process in enumerate(processes, 1)),
             )
 
@@ -99,10 +102,11 @@ class Demo:
         said: deque[str] = deque(maxlen=LAST_LINES)
         telling = asyncio.create_task(_tell(process.stderr, number, said))
         ready = await process.stdout.readline()
-        code = None if ready else await process.wait()
-        if code is not None:
+        if not ready:
+            code = await process.wait()
             await telling
             raise PeerDied(f"peer {number} ended with status {code} before it was ready:\n" + "\n".join(said))
+        _say(f"peer {number} serves blocks {ready.split()[-1].decode()}")
         code = await process.wait()
         _say(f"peer {number} has ended with status {code}; the others go on")
         await asyncio.get_running_loop().create_future()
@@ -127,7 +131,7 @@ class Demo:
             "--threads": self._threads,
             "--state-dir": self._state / f"peer-{number}",
             "--cache-dir": self._cache_dir,
-            "--log-level": "warning",
+            "--log-level": "error",
         }
         return await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("peer"),

@@ -6,12 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from shared.network import Network
-
 from gateway.swarm.control import Control
 from gateway.swarm.routing import Candidate
 from shared.announcement import Announcement
 from shared.changes import Changes
+from shared.network import Network
 from shared.pool import Dialler
 from shared.types import BlockRange, Fingerprint, PeerId
 
