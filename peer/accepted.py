@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Literal
 
 from peer.scheduler import Scheduler
-from peer.sessions import Session, Sessions
+from peer.sessions import Fail, Session, Sessions
 from shared.edges import ATTACH_S, Inlet, Outlet
 from shared.errors import CacheOverrun, CorollaError, HopFailed, ProtocolError
 from shared.links import Link
@@ -20,7 +19,6 @@ logger = logging.getLogger(__name__)
 WAITING_LIMIT = 1024
 
 Edge = Literal["steps", "outputs"]
-Fail = Callable[[Session, CorollaError], None]
 
 
 class AcceptedEdges:

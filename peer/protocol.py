@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 
 from peer.accepted import AcceptedEdges
-from peer.cursor import Cursor
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
+from peer.opening import Opener
 from peer.scheduler import Scheduler
 from peer.sessions import Session, Sessions
-from shared.edges import ATTACH_S, DialledEdge, as_hop_failure
 from shared.errors import (
     CacheOverrun,
     CorollaError,
@@ -29,7 +27,7 @@ from shared.errors import (
 )
 from shared.links import Handler, Link
 from shared.pool import LinkPool
-from shared.types import BlockRange, Fingerprint, PeerId, SessionId
+from shared.types import Fingerprint, PeerId, SessionId
 from shared.wire import AnyMessage, Close, Failure, Open, Opened, Ping, Pong
 
 logger = logging.getLogger(__name__)
@@ -56,12 +54,11 @@ class PeerProtocol:
         tokens_per_s: float,
     ) -> None:
         self._me = me
-        self._fingerprint = fingerprint
-        self._blocks = blocks
         self._pool = pool
         self._tokens_per_s = tokens_per_s
         self.sessions = Sessions(budget, self._tell_free_cache)
         self.scheduler = Scheduler(me, blocks, self.sessions, self.fail)
+        self._opener = Opener(me, fingerprint, blocks, self.sessions, self.scheduler, pool, self.fail)
         self.accepted = AcceptedEdges(self.sessions, self.scheduler, self.fail)
         self._gateways: dict[PeerId, Link] = {}
         self._opening: dict[SessionId, asyncio.Task[None]] = {}
@@ -141,7 +138,7 @@ class PeerProtocol:
 
     def _open(self, link: Link, message: Open) -> None:
         try:
-            session = self._reserve(link.peer, message)
+            session = self._opener.reserve(link.peer, message)
         except CorollaError as error:
             link.send(self._failure(message.session, error))
             return
@@ -150,64 +147,13 @@ class PeerProtocol:
         task.add_done_callback(lambda _: self._opening.pop(session.id, None))
         self.accepted.opened(session)
 
-    def _reserve(self, gateway: PeerId, message: Open) -> Session:
-        """A session with its cache reserved. Raises OutOfCache, HopFailed, ProtocolError."""
-        blocks = self._check(message)
-        session = Session(
-            id=SessionId(message.session),
-            gateway=gateway,
-            upstream=PeerId(message.upstream),
-            downstream=PeerId(message.downstream),
-            blocks=blocks,
-            reserve=message.reserve,
-            cursor=Cursor(message.epoch),
-            cache=self._blocks.new_cache(blocks, message.reserve),
-        )
-        self.sessions.add(session)
-        return session
-
-    def _check(self, message: Open) -> BlockRange:
-        """The blocks to use, if this peer can do what is asked."""
-        if message.output != "hidden":
-            raise HopFailed(self._me, "unsupported", f"output {message.output!r} is unknown to this peer")
-        if message.fingerprint != self._fingerprint:
-            raise HopFailed(self._me, "wrong_model", "this peer serves another model")
-        if self._me in (message.upstream, message.downstream) or not message.reserve:
-            raise ProtocolError("a session needs a reservation, and other nodes on both sides")
-        try:
-            blocks = BlockRange(*message.blocks)
-        except ValueError as error:
-            raise ProtocolError(str(error)) from error
-        if not self._blocks.range.covers(blocks):
-            raise HopFailed(self._me, "wrong_blocks", f"this peer holds blocks {self._blocks.range}, not {blocks}")
-        return blocks
-
     async def _connect(self, link: Link, session: Session) -> None:
         """Answer Opened once the downstream edge stands."""
         try:
-            if session.last:
-                await _within(session.outlet_stands.wait(), "the gateway attached no link for outputs")
-            else:
-                await self._dial_downstream(session)
+            await self._opener.connect(session)
             link.send(Opened(session=session.id))
         except CorollaError as error:
             self.fail(session, error)
-
-    async def _dial_downstream(self, session: Session) -> None:
-        try:
-            link = await self._pool.acquire(session.downstream)
-            session.edge = DialledEdge(
-                link,
-                session.id,
-                session.cursor.epoch,
-                on_room=self.scheduler.wake,
-                on_lost=lambda error: self.fail(session, error),
-            )
-            await session.edge.attach("steps")
-        except CorollaError as error:
-            raise as_hop_failure(error, session.downstream) from error
-        session.outlet = session.edge.outlet
-        self.scheduler.wake()
 
     def _failure(self, session: str, error: CorollaError) -> Failure:
         if isinstance(error, HopFailed):
@@ -229,10 +175,3 @@ class PeerProtocol:
         for link in self._gateways.values():
             if not link.closed:
                 link.send(self._pong(0))
-
-
-async def _within(wait: Coroutine[None, None, object], reason: str) -> None:
-    try:
-        await asyncio.wait_for(wait, ATTACH_S)
-    except TimeoutError as error:
-        raise DeadlinePassed(f"{reason} within {ATTACH_S:g} s") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import msgspec
 import torch
 
 from peer.model.blocks import Blocks
-from peer.sessions import Session, Sessions
+from peer.sessions import Fail, Session, Sessions
 from shared.errors import CorollaError, HopFailed
 from shared.tensors import decode_tensor, encode_tensor
 from shared.types import PeerId
@@ -33,9 +32,7 @@ class Result:
 class Scheduler:
     """Runs the steps of all sessions, taking turns; `on_failure` hears of sessions whose step cannot be run."""
 
-    def __init__(
-        self, me: PeerId, blocks: Blocks, sessions: Sessions, on_failure: Callable[[Session, CorollaError], None]
-    ) -> None:
+    def __init__(self, me: PeerId, blocks: Blocks, sessions: Sessions, on_failure: Fail) -> None:
         self._me = me
         self.blocks = blocks
         self._sessions = sessions

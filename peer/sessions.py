@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from peer.cursor import Cursor
 from peer.model.cache import CacheBudget, SessionCache
 from shared.edges import DialledEdge, Inlet, Outlet
-from shared.errors import OutOfCache, ProtocolError
+from shared.errors import CorollaError, OutOfCache, ProtocolError
 from shared.types import BlockRange, PeerId, SessionId
 from shared.wire import Step
 
@@ -53,6 +53,10 @@ class Session:
             return "its gateway is silent"
         forgotten = now - max(self.named_at, self.opened_at) > UNNAMED_S and now - gateway_heard_at < UNNAMED_S
         return "its gateway does not name it any more" if forgotten else ""
+
+
+Fail = Callable[[Session, CorollaError], None]
+"""Tells a session's gateway what went wrong, and ends the session."""
 
 
 class Sessions:

@@ -12,7 +12,7 @@ from libp2p.abc import IHost
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
-from libp2p.pubsub.pb.rpc_pb2 import Message
+from libp2p.pubsub.pb.rpc_pb2 import Message, PeerInfo
 from libp2p.pubsub.pubsub import Pubsub
 
 from shared.libp2p_node.allowance import Allowance
@@ -38,7 +38,7 @@ class Gossip:
     def __init__(self, host: IHost, swarm: str, judge: Judge) -> None:
         self.topic = f"corolla/1/{swarm}"
         self._judge = judge
-        self._router = GossipSub(
+        self._router = _Router(
             [PROTOCOL],
             degree=8,
             degree_low=6,
@@ -79,6 +79,13 @@ class Gossip:
         except Exception as error:  # noqa: BLE001 - a validator that raises would lose the message unseen
             logger.warning("a message could not be judged: %r", error)
             return False
+
+
+class _Router(GossipSub):
+    """Gossipsub that dials nobody because a neighbour says so: addresses come from announcements alone."""
+
+    async def _do_px(self, px_peers: list[PeerInfo]) -> None:
+        logger.debug("a neighbour names %s peers to dial: ignored", len(px_peers))
 
 
 class _Pubsub(Pubsub):
