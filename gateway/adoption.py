@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 
@@ -16,6 +17,8 @@ from shared.types import Fingerprint
 logger = logging.getLogger(__name__)
 
 MODELS_LIMIT = 8
+TRIED_LIMIT = 256
+SPACING_S = 1.0  # between two looks at the hub, however many models are announced
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -25,11 +28,14 @@ async def adopt_models(settings: GatewaySettings, serving: Serving, peers: Peers
     changes = peers.changes.follow()
     while True:
         for each in peers.announced():
-            if each.fingerprint in tried or len(serving.models) >= MODELS_LIMIT or not _HUB_ID.fullmatch(each.model):
+            if each.fingerprint in tried or not _HUB_ID.fullmatch(each.model):
+                continue
+            if len(serving.models) >= MODELS_LIMIT or len(tried) >= TRIED_LIMIT:
                 continue
             tried.add(each.fingerprint)
             await _adopt(each.model, each.fingerprint, settings, serving)
             peers.refresh()
+            await asyncio.sleep(SPACING_S)
         await anext(changes)
 
 
@@ -42,3 +48,5 @@ async def _adopt(model: str, fingerprint: Fingerprint, settings: GatewaySettings
         serving.add(await beside(load, checkpoint, settings), model)
     except CorollaError as error:
         logger.warning("%s is in the swarm but cannot be served here: %s", model, error)
+    except Exception as error:  # noqa: BLE001 - somebody else's files meet transformers here
+        logger.warning("%s is in the swarm but its files cannot be read: %r", model, error)

@@ -59,6 +59,7 @@ async def run_gateway(
         try:
             await together(*work)
         finally:
+            peers.close()
             pool.close()
 
 

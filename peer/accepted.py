@@ -9,10 +9,11 @@ from typing import Literal
 from peer.scheduler import Scheduler
 from peer.sessions import Fail, Session, Sessions
 from shared.edges import ATTACH_S, Inlet, Outlet
-from shared.errors import CacheOverrun, CorollaError, HopFailed, ProtocolError
+from shared.errors import CacheOverrun, CorollaError, FrameError, HopFailed, ProtocolError
 from shared.links import Link
+from shared.tensors import WIDEST_BYTES, check_tensor
 from shared.types import SessionId
-from shared.wire import Ack, AnyMessage, Attach, Attached, Detach, Failure, Step
+from shared.wire import PAYLOAD_LIMIT, Ack, AnyMessage, Attach, Attached, Detach, Failure, Step
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,16 @@ class AcceptedEdges:
         self._serves: dict[Link, tuple[Session, Edge]] = {}
         self._waiting: dict[tuple[str, Edge], tuple[Link, Attach, float]] = {}
 
+    def closed(self, session: Session) -> None:
+        """Let go of a session that has ended, and so of its cache."""
+        for end in (session.inlet, session.outlet):
+            if end and self._serves.get(end.link, (None, None))[0] is session:
+                del self._serves[end.link]
+
+    def serves(self, link: Link) -> bool:
+        """True while a session needs this link."""
+        return link in self._serves
+
     def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
         match message:
             case Step():
@@ -40,13 +51,14 @@ class AcceptedEdges:
             case Attach():
                 self._attach(link, message)
             case Detach():
-                self._serves.pop(link, None)
+                self._detach(link, message)
             case Failure():
                 logger.warning("%s ends its link: %s", link.peer, message.reason)
             case _:
                 raise ProtocolError(f"a {type(message).__name__} does not belong on a data link")
 
     def lost(self, link: Link, reason: str) -> None:
+        self._waiting = {key: waiting for key, waiting in self._waiting.items() if waiting[0] is not link}
         session, _ = self._serves.pop(link, (None, None))
         if session and not session.closed:
             self._fail(session, HopFailed(link.peer, "edge_lost", f"the data link from {link.peer} was lost: {reason}"))
@@ -71,13 +83,16 @@ class AcceptedEdges:
     def _attach(self, link: Link, attach: Attach) -> None:
         if link in self._serves:
             raise ProtocolError("this link serves another session")
+        key = (attach.session, attach.edge)
         session = self._sessions.get(SessionId(attach.session))
         if session:
             self._bind(session, link, attach)
+        elif any(waiting is link for waiting, _, _ in self._waiting.values()) or key in self._waiting:
+            raise ProtocolError("this link, or another one for this edge, waits already")
         elif self._sessions.recently_closed(attach.session) or len(self._waiting) >= WAITING_LIMIT:
             link.send(Failure(code="closed", reason="this session has ended here", session=attach.session))
         else:
-            self._waiting[attach.session, attach.edge] = (link, attach, time.monotonic())
+            self._waiting[key] = (link, attach, time.monotonic())
 
     def _bind(self, session: Session, link: Link, attach: Attach) -> None:
         source = session.upstream if attach.edge == "steps" else session.gateway
@@ -89,7 +104,7 @@ class AcceptedEdges:
         if attach.edge == "steps":
             session.inlet = Inlet(link, session.id)
         else:
-            session.outlet = Outlet(link, session.id, self._scheduler.wake)
+            session.outlet = Outlet(link, self._scheduler.wake)
             session.outlet_stands.set()
         self._serves[link] = (session, attach.edge)
         link.send(Attached(session=session.id, epoch=attach.epoch))
@@ -103,10 +118,18 @@ class AcceptedEdges:
         if edge != "steps" or session.inlet is None:
             raise ProtocolError("steps do not come on this edge")
         session.inlet.arrived(len(payload))
+        self._check_size(step, payload)
         try:
             self._admit(session, session.inlet, step, payload)
         except CorollaError as error:
             self._fail(session, error)
+
+    def _check_size(self, step: Step, payload: memoryview) -> None:
+        """Raises FrameError for bytes that are not the step's, or whose result would not fit into a frame."""
+        width = self._scheduler.blocks.hidden_size
+        check_tensor(step.tensors, len(payload), (step.count, width))
+        if step.count * width * WIDEST_BYTES > PAYLOAD_LIMIT:
+            raise FrameError(f"a step of {step.count} tokens is too long for one frame")
 
     def _admit(self, session: Session, inlet: Inlet, step: Step, payload: memoryview) -> None:
         """Queue the step, unless it is late. Raises PositionGap, CacheOverrun."""
@@ -118,7 +141,12 @@ class AcceptedEdges:
         else:
             inlet.taken(len(payload))
 
-    def _acknowledged(self, link: Link, ack: Ack) -> None:
+    def _detach(self, link: Link, detach: Detach) -> None:
         session, _ = self._serves.get(link, (None, None))
-        if session and session.outlet and session.id == ack.session and not session.closed:
+        if session and session.id == detach.session:
+            del self._serves[link]
+
+    def _acknowledged(self, link: Link, ack: Ack) -> None:
+        session, edge = self._serves.get(link, (None, None))
+        if edge == "outputs" and session and session.outlet and session.id == ack.session and not session.closed:
             session.outlet.acknowledged(ack)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 
 import click
 import torch
@@ -98,7 +99,7 @@ class PeerNode:
         try:
             await self.announce(compute, blocks.range, state="online", digests=digests, tokens_per_s=tokens_per_s)
             await self._tell_ready(blocks.range)
-            await together(protocol.scheduler.run(), _reap(protocol))
+            await together(protocol.scheduler.run(), _reap(protocol, listener))
         finally:
             await protocol.stop()
             pool.close()
@@ -110,8 +111,11 @@ class PeerNode:
         click.echo(f"ready {self._identity.peer} {self._network.addresses[0]} {blocks}")
 
 
-async def _reap(protocol: PeerProtocol) -> None:
+async def _reap(protocol: PeerProtocol, listener: Listener) -> None:
     """Free what nobody needs any more, each second."""
     while True:
         await asyncio.sleep(REAP_S)
         protocol.reap()
+        now = time.monotonic()
+        for link in [link for link in listener.links if link.peer and protocol.idle(link, now)]:
+            link.abort("it was silent for too long")

@@ -14,7 +14,7 @@ from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
 from peer.opening import Opener
 from peer.scheduler import Scheduler
-from peer.sessions import Session, Sessions
+from peer.sessions import GATEWAY_SILENT_S, Session, Sessions
 from shared.errors import (
     CacheOverrun,
     CorollaError,
@@ -26,7 +26,7 @@ from shared.errors import (
     ProtocolError,
 )
 from shared.links import Handler, Link
-from shared.pool import LinkPool
+from shared.pool import IDLE_S, LinkPool
 from shared.types import Fingerprint, PeerId, SessionId
 from shared.wire import AnyMessage, Close, Failure, Open, Opened, Ping, Pong
 
@@ -94,9 +94,8 @@ class PeerProtocol:
         if session.closed:
             return
         logger.warning("session %s failed: %s", session.id[:8], error)
-        link = self._gateways.get(session.gateway)
-        if link and not link.closed:
-            link.send(self._failure(session.id, error))
+        if link := self._gateways.get(session.gateway):
+            link.tell(self._failure(session.id, error, session))
         self.close(session)
 
     def close(self, session: Session) -> None:
@@ -105,6 +104,7 @@ class PeerProtocol:
             return
         self.sessions.close(session)
         self.scheduler.closed(session)
+        self.accepted.closed(session)
         if task := self._opening.pop(session.id, None):
             task.cancel()
         if session.edge and session.edge.detach():
@@ -122,6 +122,12 @@ class PeerProtocol:
         for peer, link in list(self._gateways.items()):
             if link.closed and not any(session.gateway == peer for session in self.sessions):
                 del self._gateways[peer]
+
+    def idle(self, link: Link, now: float) -> bool:
+        """True for a link from which nothing is to be expected any more: a gateway's, or a pooled one gone stale."""
+        if link.role == "control":
+            return now - link.heard_at > GATEWAY_SILENT_S
+        return not self.accepted.serves(link) and now - link.heard_at > 2 * IDLE_S
 
     async def stop(self) -> None:
         """End all sessions, telling their gateways."""
@@ -155,11 +161,13 @@ class PeerProtocol:
         except CorollaError as error:
             self.fail(session, error)
 
-    def _failure(self, session: str, error: CorollaError) -> Failure:
+    def _failure(self, session: str, error: CorollaError, held: Session | None = None) -> Failure:
+        """What broke the session's rules came from upstream; the rest is this peer's own."""
         if isinstance(error, HopFailed):
             return Failure(code=error.code, reason=error.reason[:1000], session=session, peer=error.peer)
         code = _CODES.get(type(error), "protocol")
-        return Failure(code=code, reason=str(error)[:1000], session=session, peer=self._me)
+        blamed = held.upstream if held and isinstance(error, ProtocolError | CacheOverrun) else self._me
+        return Failure(code=code, reason=str(error)[:1000], session=session, peer=blamed)
 
     def _pong(self, number: int) -> Pong:
         budget = self.sessions.budget
@@ -173,5 +181,4 @@ class PeerProtocol:
 
     def _tell_free_cache(self) -> None:
         for link in self._gateways.values():
-            if not link.closed:
-                link.send(self._pong(0))
+            link.tell(self._pong(0))

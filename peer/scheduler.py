@@ -15,7 +15,8 @@ import torch
 
 from peer.model.blocks import Blocks
 from peer.sessions import Fail, Session, Sessions
-from shared.errors import CorollaError, HopFailed
+from shared.edges import as_hop_failure
+from shared.errors import CorollaError, HopFailed, LinkLost
 from shared.tensors import decode_tensor, encode_tensor
 from shared.types import PeerId
 from shared.wire import Output, Step
@@ -87,17 +88,21 @@ class Scheduler:
 
     async def _serve(self, session: Session) -> None:
         step, payload = session.queue.popleft()
-        if session.inlet:
-            session.inlet.taken(len(payload))
         self._running = session
         try:
+            if session.inlet:
+                session.inlet.taken(len(payload))
             result = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._forward, session, step, payload
             )
             if session.outlet and not session.closed:
                 session.outlet.send(result.message, result.payload)
+        except LinkLost as error:
+            self._on_failure(session, as_hop_failure(error, session.downstream))
         except CorollaError as error:
             self._on_failure(session, error)
+        except Exception as error:  # noqa: BLE001 - what others sent meets torch and the family's own code here
+            self._on_failure(session, HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}"))
         finally:
             self._running = None
             self._requeue(session)
@@ -113,12 +118,7 @@ class Scheduler:
         blocks = self.blocks
         hidden = decode_tensor(step.tensors, payload, (step.count, blocks.hidden_size))
         _check_finite(hidden, session.upstream)
-        try:
-            out = blocks.forward(hidden.to(device=blocks.device, dtype=blocks.dtype), session.cache, step.position)
-        except CorollaError:
-            raise
-        except Exception as error:  # what other nodes sent meets torch and the family's own code here
-            raise HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}") from error
+        out = blocks.forward(hidden, session.cache, step.position)
         _check_finite(out, self._me)
         if not session.last:
             spec, data = encode_tensor("hidden", out)

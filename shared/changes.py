@@ -20,9 +20,11 @@ class Changes:
         """Return at the next change."""
         await self._next.wait()
 
-    async def follow(self) -> AsyncGenerator[None, None]:
-        """Yield at each change from now on; those that come while the reader is busy are told as one."""
-        upcoming = self._next
+    def follow(self) -> AsyncGenerator[None, None]:
+        """Yields at each change from this call on; those that come while the reader is busy are told as one."""
+        return self._follow(self._next)
+
+    async def _follow(self, upcoming: asyncio.Event) -> AsyncGenerator[None, None]:
         while True:
             await upcoming.wait()
             upcoming = self._next

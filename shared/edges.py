@@ -17,9 +17,8 @@ ATTACH_S = 8.0
 class Outlet:
     """The sending side: counts what the receiver has not acknowledged, and says whether more may go."""
 
-    def __init__(self, link: Link, session: SessionId, on_room: Callable[[], None]) -> None:
+    def __init__(self, link: Link, on_room: Callable[[], None]) -> None:
         self.link = link
-        self._session = session
         self._on_room = on_room
         self._sent = 0
         self._received = 0
@@ -60,8 +59,8 @@ class Inlet:
     def taken(self, size: int) -> None:
         """A frame left the queue: tell the sender, if it still listens."""
         self._taken += size
-        if size and not self.link.closed:
-            self.link.send(Ack(session=self._session, received=self._taken))
+        if size:
+            self.link.tell(Ack(session=self._session, received=self._taken))
 
 
 class DialledEdge:
@@ -81,10 +80,11 @@ class DialledEdge:
         on_lost: Callable[[HopFailed], None],
     ) -> None:
         self.link = link
-        self.outlet = Outlet(link, session, on_room)
+        self.outlet = Outlet(link, on_room)
         self.inlet = Inlet(link, session)
         self._session = session
         self._epoch = epoch
+        self._broken = False
         self._on_output = on_output
         self._on_lost: Callable[[HopFailed], None] | None = on_lost
         self._attached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -101,12 +101,12 @@ class DialledEdge:
     def detach(self) -> bool:
         """End the edge in good order; True when its link can serve another session."""
         self._on_lost = None
-        good = self._attached.done() and not self._attached.cancelled() and self._attached.exception() is None
+        stood = self._attached.done() and not self._attached.cancelled() and self._attached.exception() is None
         self._attached.cancel()
-        if good and not self.link.closed:
-            self.link.send(Detach(session=self._session))
+        if stood and not self._broken and not self.link.closed:
+            self.link.tell(Detach(session=self._session))
             return True
-        self.link.close("the edge never stood")
+        self.link.close("the edge is of no use any more")
         return False
 
     def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
@@ -130,6 +130,7 @@ class DialledEdge:
         self._fail(HopFailed(link.peer, "edge_lost", f"the data link to {link.peer} was lost: {reason}"))
 
     def _fail(self, error: HopFailed) -> None:
+        self._broken = True
         if not self._attached.done():
             self._attached.set_exception(error)
             self._attached.exception()  # whoever attaches may have gone

@@ -23,9 +23,9 @@ from shared.types import PeerId
 from shared.wire import PROTOCOL, Challenge, Hello, Versions, Welcome
 
 HANDSHAKES_LIMIT = 256
-LINKS_LIMIT = 8192
+LINKS_LIMIT = 2048
 CLOSE_S = 1.0
-_LABEL = b"corolla-hello-v1:"
+LABEL = b"corolla-hello-v1:"
 
 
 async def dial(
@@ -57,10 +57,9 @@ async def _introduce(link: Link, to: PeerId, identity: Identity, swarm: str, rol
     challenge = await link.expect(Challenge, deadline_s)
     common_version(PROTOCOL, challenge.protocol)
     _check_swarm(swarm, challenge.swarm)
-    proof = _transcript(identity.peer, to, certificate, challenge.nonce)
-    link.send(
-        Hello(peer=identity.peer, signature=identity.sign(_LABEL, proof), swarm=swarm, protocol=PROTOCOL, role=role)
-    )
+    unsigned = Hello(peer=identity.peer, signature=bytes(64), swarm=swarm, protocol=PROTOCOL, role=role)
+    proof = transcript(unsigned, to, certificate, challenge.nonce)
+    link.send(msgspec.structs.replace(unsigned, signature=identity.sign(LABEL, proof)))
     await link.expect(Welcome, deadline_s)
 
 
@@ -134,8 +133,8 @@ class Listener:
         hello = await link.expect(Hello)
         version = common_version(PROTOCOL, hello.protocol)
         _check_swarm(self._swarm, hello.swarm)
-        proof = _transcript(PeerId(hello.peer), self._identity.peer, self._certificate, nonce)
-        verify(hello.peer, _LABEL, proof, hello.signature)
+        proof = transcript(hello, self._identity.peer, self._certificate, nonce)
+        verify(hello.peer, LABEL, proof, hello.signature)
         link.peer, link.role = PeerId(hello.peer), hello.role
         return version
 
@@ -172,6 +171,8 @@ def _check_swarm(ours: str, theirs: str) -> None:
         raise VersionMismatch(f"this node is in the swarm {ours!r}, the other one in {theirs!r}")
 
 
-def _transcript(dialler: PeerId, dialled: PeerId, certificate: bytes, nonce: bytes) -> bytes:
-    fields = (PROTOCOL, dialler, dialled, hashlib.sha256(certificate).digest(), nonce)
+def transcript(hello: Hello, dialled: PeerId, certificate: bytes, nonce: bytes) -> bytes:
+    """What the dialler signs: all that its Hello says, and that it says it on this very connection."""
+    said = (hello.protocol, hello.peer, hello.swarm, hello.role, hello.features)
+    fields = (*said, dialled, hashlib.sha256(certificate).digest(), nonce)
     return msgspec.msgpack.encode(fields)

@@ -77,6 +77,8 @@ def public_key(peer: str) -> Ed25519PublicKey:
     prefix = _IDENTITY_MULTIHASH + _PROTOBUF_KEY
     if len(raw) != len(prefix) + 32 or not raw.startswith(prefix):
         raise BadIdentity(f"{peer[:80]!r} is not the peer ID of an ed25519 key")
+    if base58.b58encode(raw).decode() != peer:
+        raise BadIdentity(f"{peer!r} is not how a peer ID is written")
     return Ed25519PublicKey.from_public_bytes(raw[len(prefix) :])
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Literal, Protocol, TypeVar, cast
 
 from shared.errors import CorollaError, DeadlinePassed, FrameError, LinkLost, ProtocolError, VersionMismatch
@@ -22,6 +23,7 @@ M = TypeVar("M", bound=Message)
 
 HANDSHAKE_S = 10.0
 HANDSHAKE_FRAME_LIMIT = 8 * 1024
+UNREAD_LIMIT = 16 * 1024 * 1024  # bytes; windows and pings stay far below
 _NOBODY = PeerId("")
 
 
@@ -46,8 +48,6 @@ class Link(asyncio.BufferedProtocol):
         self._handler: Handler | None = None
         self._early: deque[tuple[AnyMessage, memoryview]] = deque()
         self._changed = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
         self._length = bytearray(LENGTH.size)
         self._buffer = self._length
         self._filled = 0
@@ -61,8 +61,11 @@ class Link(asyncio.BufferedProtocol):
     def start(self, handler: Handler) -> None:
         """From now on `handler` hears of frames; those that came before are told first."""
         self._handler = handler
-        while self._early and not self.closed:
-            self._tell(*self._early.popleft())
+        try:
+            while self._early and not self.closed:
+                self._tell(*self._early.popleft())
+        except CorollaError as error:
+            self.refuse(error)
         if self.closed:
             handler.lost(self, self._reason)
 
@@ -70,11 +73,16 @@ class Link(asyncio.BufferedProtocol):
         """Queue one frame. Raises LinkLost when the link has ended."""
         if self.closed:
             raise LinkLost(f"the link to {self.peer} has ended: {self._reason}")
+        if self._transport.get_write_buffer_size() > UNREAD_LIMIT:
+            self.abort("the other side does not read")
+            raise LinkLost(f"{self.peer} does not read what it is sent")
         self._transport.write(encode_frame(message, payload))
 
-    async def drain(self) -> None:
-        """Return when the socket has taken most of what was sent."""
-        await self._writable.wait()
+    def tell(self, message: Message) -> None:
+        """Send what a link that has ended need not hear."""
+        if not self.closed:
+            with suppress(LinkLost):
+                self.send(message)
 
     def close(self, reason: str = "closed here") -> None:
         """End the link after what was sent has left."""
@@ -93,7 +101,7 @@ class Link(asyncio.BufferedProtocol):
         logger.warning("%r ended: %s", self, error)
         if not self.closed:
             code = "version" if isinstance(error, VersionMismatch) else "protocol"
-            self.send(Failure(code=code, reason=str(error)[:1000]))
+            self.tell(Failure(code=code, reason=str(error)[:1000]))
             self.close(str(error))
 
     async def expect(self, kind: type[M], deadline_s: float = HANDSHAKE_S) -> M:
@@ -140,19 +148,12 @@ class Link(asyncio.BufferedProtocol):
             self._buffer = self._length
             self.refuse(error)
 
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._reason = self._reason or (str(exc) if exc else "the other side ended the connection")
-        self._writable.set()
         self._changed.set()
         if self._handler:
             self._handler.lost(self, self._reason)

@@ -53,14 +53,20 @@ def load_partial(
 
     The weights are the process's own memory, not the mapped file. Raises CheckpointError when a tensor is missing.
     """
-    loaded: Any = _without(model_class, remove).from_pretrained(
-        None,
-        config=config,
-        state_dict=_lazy_tensors(directory, wanted),
-        dtype=dtype,
-        device_map=None if device.type == "cpu" else {"": device},
-        output_loading_info=True,
-    )
+    tensors = _lazy_tensors(directory, wanted)
+    try:
+        loaded: Any = _without(model_class, remove).from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            device_map=None if device.type == "cpu" else {"": device},
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a configuration from anywhere meets the family's own code here
+        raise CheckpointError(f"{directory} has a config.json that its family cannot use: {error!r}") from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{directory} lacks {len(missing)} tensors of this part, such as {missing[0]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from shared.errors import CorollaError, LinkLost, ProtocolError
@@ -34,12 +33,14 @@ class Dialler:
         if not addresses:
             raise LinkLost(f"no address of {peer} is known")
         attempts = [asyncio.create_task(self._try(peer, host, port, role)) for host, port in addresses]
+        winner: Link | None = None
         try:
-            return await _first(attempts, peer)
+            winner = await _first(attempts, peer)
+            return winner
         finally:
             for attempt in attempts:
                 attempt.cancel()
-            await asyncio.gather(*attempts, return_exceptions=True)
+                attempt.add_done_callback(lambda ended: _close_loser(ended, winner))
 
     async def _try(self, peer: PeerId, host: str, port: int, role: Role) -> Link:
         return await dial(host, port, to=peer, identity=self._identity, swarm=self._swarm, role=role, deadline_s=DIAL_S)
@@ -47,20 +48,18 @@ class Dialler:
 
 async def _first(attempts: list[asyncio.Task[Link]], peer: PeerId) -> Link:
     reason = ""
-    winner: Link | None = None
     for attempt in asyncio.as_completed(attempts):
         try:
-            winner = await attempt
+            return await attempt
         except CorollaError as error:
             reason = str(error)
-        else:
-            break
-    if winner is None:
-        raise LinkLost(f"{peer} cannot be reached: {reason}")
-    for attempt in attempts:  # two may have ended in the same turn of the loop
-        if attempt.done() and not attempt.cancelled() and not attempt.exception() and attempt.result() is not winner:
-            attempt.result().close("another address answered first")
-    return winner
+    raise LinkLost(f"{peer} cannot be reached: {reason}")
+
+
+def _close_loser(attempt: asyncio.Task[Link], winner: Link | None) -> None:
+    """Of several addresses more than one may have answered, or the dialler may have gone meanwhile."""
+    if not attempt.cancelled() and not attempt.exception() and attempt.result() is not winner:
+        attempt.result().close("another address answered first")
 
 
 class LinkPool:
@@ -68,14 +67,14 @@ class LinkPool:
 
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler
-        self._idle: defaultdict[PeerId, list[Link]] = defaultdict(list)
+        self._idle: dict[PeerId, list[Link]] = {}
         self._timers: dict[Link, asyncio.TimerHandle] = {}
 
     async def acquire(self, peer: PeerId) -> Link:
         """A link that nobody else uses. Raises LinkLost."""
-        while self._idle[peer]:
-            link = self._idle[peer].pop()
-            self._timers.pop(link).cancel()
+        while idle := self._idle.get(peer):
+            link = idle[-1]
+            self._forget(link)
             if not link.closed:
                 return link
         return await self._dialler.dial(peer, "data")
@@ -86,7 +85,7 @@ class LinkPool:
             link.close("not needed")
             return
         link.start(self)
-        self._idle[link.peer].append(link)
+        self._idle.setdefault(link.peer, []).append(link)
         self._timers[link] = asyncio.get_running_loop().call_later(IDLE_S, self._expire, link)
 
     def close(self) -> None:
@@ -110,3 +109,5 @@ class LinkPool:
     def _forget(self, link: Link) -> None:
         self._timers.pop(link).cancel()
         self._idle[link.peer].remove(link)
+        if not self._idle[link.peer]:
+            del self._idle[link.peer]

@@ -9,6 +9,9 @@ import torch
 from shared.errors import FrameError
 from shared.wire import TensorSpec
 
+WIDEST_BYTES = 4
+"""Of one value on the wire, whatever the dtypes of the hops."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -20,16 +23,22 @@ def encode_tensor(name: str, tensor: torch.Tensor) -> tuple[TensorSpec, memoryvi
     return spec, flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
-def decode_tensor(specs: tuple[TensorSpec, ...], payload: memoryview, shape: tuple[int, ...]) -> torch.Tensor:
-    """The one tensor `hidden` of a frame, as a view of its payload. Raises FrameError unless it has this shape."""
+def check_tensor(specs: tuple[TensorSpec, ...], size: int, shape: tuple[int, ...]) -> torch.dtype:
+    """The dtype of a frame's one tensor `hidden`. Raises FrameError unless it has this shape and `size` bytes."""
     if len(specs) != 1 or specs[0].name != "hidden":
         raise FrameError(f"expected one tensor named hidden, not {[spec.name for spec in specs]}")
     spec = specs[0]
     if spec.shape != shape:
         raise FrameError(f"hidden states have shape {spec.shape} where {shape} is expected")
     dtype = DTYPES[spec.dtype]
-    if math.prod(shape) * dtype.itemsize != len(payload):
-        raise FrameError(f"{len(payload)} bytes cannot be a {spec.dtype} tensor of shape {shape}")
+    if math.prod(shape) * dtype.itemsize != size:
+        raise FrameError(f"{size} bytes cannot be a {spec.dtype} tensor of shape {shape}")
+    return dtype
+
+
+def decode_tensor(specs: tuple[TensorSpec, ...], payload: memoryview, shape: tuple[int, ...]) -> torch.Tensor:
+    """The one tensor `hidden` of a frame, as a view of its payload. Raises FrameError unless it has this shape."""
+    dtype = check_tensor(specs, len(payload), shape)
     if not payload:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(payload, dtype=dtype).reshape(shape)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,7 +26,7 @@ from shared.identity import Identity
 from shared.pool import Dialler, LinkPool
 from shared.tensors import encode_tensor
 from shared.types import BlockRange, Fingerprint, PeerId, SessionId, Span
-from shared.wire import Close, Open, Step
+from shared.wire import Ack, Close, Open, Step
 from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer, control_link
 from tests.tiny_models import make_tiny_model
 
@@ -59,9 +61,9 @@ class Swarm:
         return [peer.protocol.sessions.budget.free for peer in self.peers]
 
     async def all_free(self) -> None:
-        """Return when every cache token is free again, within 2 s."""
+        """Return when every cache token is free again, within 2 s, and the gateway has been told of it unasked."""
         async with asyncio.timeout(2):
-            while [control.pong.free_cache_tokens for control in self.controls.values() if control.pong] != [1000] * 3:
+            while self.free() != [1000] * 3:
                 await self.changes.wait()
 
 
@@ -225,6 +227,43 @@ async def test_late_and_repeated_frames_change_nothing(swarm: Swarm, model: Path
     row = await run(chain, hidden[6:], 6)
     assert torch.allclose(row, whole(model, hidden)[-1:], atol=1e-5)
     assert next(iter(swarm.peers[0].protocol.sessions)).cursor.dropped == 4
+    chain.close()
+
+
+async def test_a_closed_session_keeps_no_cache_though_its_links_stay(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    await run(chain, torch.randn(5, HIDDEN), 0)
+    caches = [weakref.ref(session.cache) for peer in swarm.peers for session in peer.protocol.sessions]
+    for control in swarm.controls.values():
+        control.release(chain.session)  # Close, but no Detach
+    await swarm.all_free()
+    gc.collect()
+    assert [cache() for cache in caches] == [None] * 3
+    chain.close()
+
+
+async def test_a_step_whose_bytes_are_not_its_tensors_ends_the_link(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    step = Step(session=chain.session, epoch=1, round=1, position=0, count=1, returns="last", tensors=())
+    chain.edges["steps"].outlet.send(step)
+    with pytest.raises(HopFailed, match="tensor"):
+        await chain.output(HIDDEN)
+    chain.close()
+    await swarm.all_free()
+
+
+async def test_an_ack_on_the_steps_edge_opens_no_other_window(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    await run(chain, torch.randn(5, HIDDEN), 0)
+    session = next(iter(swarm.peers[2].protocol.sessions))
+    assert session.inlet
+    assert session.outlet
+    ack = Ack(session=session.id, received=2**40)  # more than was ever sent: on the outputs edge it would be refused
+    swarm.peers[2].protocol.accepted.received(session.inlet.link, ack, memoryview(b""))
+    await run(chain, torch.randn(1, HIDDEN), 5)
     chain.close()
 
 

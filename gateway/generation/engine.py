@@ -12,6 +12,7 @@ import torch
 
 from gateway.generation.ends import Ends
 from gateway.generation.sampling import SamplingParams, sample
+from shared.tensors import WIDEST_BYTES
 from shared.wire import PAYLOAD_LIMIT
 
 PREFILL_CHUNK = 256
@@ -41,7 +42,7 @@ class Engine:
         self._ends = ends
         self._open_chain = open_chain
         self._torch_thread = torch_thread
-        self._chunk = max(1, min(PREFILL_CHUNK, PAYLOAD_LIMIT // (ends.hidden_size * ends.dtype.itemsize)))
+        self._chunk = max(1, min(PREFILL_CHUNK, PAYLOAD_LIMIT // (ends.hidden_size * WIDEST_BYTES)))
 
     async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncGenerator[int, None]:
         """Token ids one by one, the stop token included, at most `params.max_tokens`.

@@ -46,11 +46,15 @@ class Chain:
         self._end = 0
 
     async def open(self, fingerprint: Fingerprint, reserve: int) -> None:
-        """Reserve `reserve` tokens on every hop and connect them. Raises HopFailed, DeadlinePassed."""
+        """Reserve `reserve` tokens on every hop and connect them. Raises HopFailed."""
         for control in self._controls:
             control.owners[self.session] = self
         self._send_opens(fingerprint, reserve)
-        await self._unless_failed(self._connect(), OPEN_S, "opening the session")
+        try:
+            await self._unless_failed(self._connect(), OPEN_S, "opening the session")
+        except DeadlinePassed as error:
+            late = min(self._unopened, default=self.route[0].peer)
+            raise as_hop_failure(error, late) from error
 
     def begin_round(self, position: int) -> None:
         """What is pushed from now on starts at `position`; a position below the end rolls the caches back."""
@@ -127,7 +131,13 @@ class Chain:
                 raise as_hop_failure(error, span.peer) from error
 
     async def _connect(self) -> None:
-        await asyncio.gather(self._attach("steps"), self._attach("outputs"), self._opened.wait())
+        work = (self._attach("steps"), self._attach("outputs"), self._opened.wait())
+        tasks = [asyncio.ensure_future(each) for each in work]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _attach(self, edge: Edge) -> None:
         peer = self.route[0].peer if edge == "steps" else self.route[-1].peer

@@ -47,6 +47,7 @@ class Control:
         self._ended = asyncio.Event()
         self._pings: deque[tuple[int, float]] = deque(maxlen=16)
         self._ping_number = 0
+        self._answered = self._was_linked = False
 
     @property
     def connected(self) -> bool:
@@ -67,20 +68,20 @@ class Control:
 
     async def run(self) -> None:
         """Dial, ping, dial again, for ever. A peer that was linked and cannot be dialled any more is dead."""
-        was_linked, failures = False, 0
+        failures = 0
         while True:
+            self._answered = False
             try:
                 await self._connect()
+                await self._ping_until_lost()
             except CorollaError as error:
                 logger.info("no control link to %s: %s", self.peer, error)
-                if was_linked:
+                if self._was_linked or failures + 1 == len(RETRY_S):
                     self._on_dead()
-                was_linked = False
-                await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
-                failures += 1
-            else:
-                was_linked, failures = True, 0
-                await self._ping_until_lost()
+                self._was_linked = False
+            failures = 0 if self._answered else failures + 1
+            if failures:
+                await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1])
 
     def close(self) -> None:
         if self._link:
@@ -99,6 +100,8 @@ class Control:
                 raise ProtocolError(f"a {type(message).__name__} does not belong on a control link")
 
     def lost(self, link: Link, reason: str) -> None:
+        if link is not self._link:
+            return
         self._link = None
         self.pong = None
         for owner in list(self.owners.values()):
@@ -130,12 +133,13 @@ class Control:
     def _ping(self, link: Link) -> None:
         self._ping_number += 1
         self._pings.append((self._ping_number, time.monotonic()))
-        link.send(Ping(number=self._ping_number, sessions=tuple(self.owners)[:NAMED_LIMIT]))
+        link.tell(Ping(number=self._ping_number, sessions=tuple(self.owners)[:NAMED_LIMIT]))
 
     def _pong(self, pong: Pong) -> None:
         sent_at = dict(self._pings).get(pong.number)
         if sent_at is not None:
             self.round_trip_s = time.monotonic() - sent_at
+        self._answered = self._was_linked = True
         first, changed = self.pong is None, self.pong is None or self.pong.free_cache_tokens != pong.free_cache_tokens
         self.pong = pong
         if first or changed:

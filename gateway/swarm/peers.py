@@ -33,19 +33,21 @@ class Peers:
         self.changes = Changes()
 
     async def run(self) -> None:
-        """Keep a control link to each peer of the models that this gateway serves."""
-        try:
-            async for _ in self._network.changes():
-                self.refresh()
-        finally:
-            for peer in list(self.controls):
-                self._drop(peer)
+        """Keep a control link to each peer of the models that this gateway serves; they last until `close`."""
+        async for _ in self._network.changes():
+            self.refresh()
+
+    def close(self) -> None:
+        """End all control links."""
+        for peer in list(self.controls):
+            self._drop(peer)
 
     def refresh(self) -> None:
         """Compare the links with the table, and tell of the change."""
         wanted = {each.peer for each in self.announced() if each.state != "joining" and self._serves(each.fingerprint)}
         for peer in set(self.controls) - wanted:
-            self._drop(peer)
+            if not self.controls[peer].owners:  # a session outlives the announcement of a peer that answers pings
+                self._drop(peer)
         for peer in sorted(wanted - set(self.controls))[: CONTROLS_LIMIT - len(self.controls)]:
             self._add(peer)
         self.changes.notify()

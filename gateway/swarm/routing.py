@@ -67,7 +67,9 @@ def _cheapest(candidates: list[Candidate], blocks: int) -> list[Span] | None:
             continue
         cost, spans = best[start]
         for each in candidates:
-            for end in (b for b in borders if start < b and each.blocks.covers(BlockRange(start, b))):
+            if not each.blocks.start <= start < each.blocks.end:
+                continue
+            for end in (border for border in borders if start < border <= each.blocks.end):
                 total = cost + each.hop_s + each.block_s * (end - start)
                 if end not in best or total < best[end][0]:
                     best[end] = (total, [*spans, Span(each.peer, BlockRange(start, end))])

@@ -58,7 +58,8 @@ class Swarm:
             except HopFailed as error:
                 chain.close()
                 logger.warning("a session could not be opened: %s", error)
-                refused[error.peer] = error
+                on_route = any(span.peer == error.peer for span in chain.route)
+                refused[error.peer if on_route else chain.route[0].peer] = error
                 await asyncio.sleep(random.uniform(*RETRY_S))
             except BaseException:
                 chain.close()

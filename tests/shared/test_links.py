@@ -4,14 +4,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from shared.certificate import client_context, server_context
 from shared.errors import BadIdentity, DeadlinePassed, LinkLost, ProtocolError, VersionMismatch
-from shared.handshake import Listener, common_version, dial
+from shared.handshake import LABEL, Listener, common_version, dial, transcript
 from shared.identity import Identity
 from shared.links import Handler, Link
-from shared.wire import LENGTH, AnyMessage, Challenge, Close, Failure, Hello, Ping, encode_frame
+from shared.wire import LENGTH, AnyMessage, Challenge, Close, Failure, Hello, Ping, Welcome, encode_frame
 
 SERVER, CLIENT = Identity.create(), Identity.create()
 SESSION = "0" * 32
@@ -168,6 +169,20 @@ def test_versions_meet_at_the_highest_common_one() -> None:
     assert common_version((1, 3), (2, 5)) == 3
     with pytest.raises(VersionMismatch, match="here 1 to 1, there 2 to 3"):
         common_version((1, 1), (2, 3))
+
+
+async def test_a_newer_dialler_and_an_older_listener_speak_the_version_of_both(
+    server: tuple[Listener, Recorder],
+) -> None:
+    reader, writer = await raw_connection(server[0].port)
+    challenge = msgspec.msgpack.decode((await next_message(reader))[4:], type=Challenge)
+    unsigned = Hello(peer=CLIENT.peer, signature=bytes(64), swarm="test", protocol=(1, 7), role="control")
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    proof = transcript(unsigned, SERVER.peer, certificate, challenge.nonce)
+    writer.write(encode_frame(msgspec.structs.replace(unsigned, signature=CLIENT.sign(LABEL, proof))))
+    welcome = msgspec.msgpack.decode((await next_message(reader))[4:], type=Welcome)
+    assert welcome.protocol == 1
+    writer.close()
 
 
 async def test_a_dialler_learns_both_ranges_when_no_version_is_common() -> None:
