@@ -140,9 +140,10 @@ class Control:
         if sent_at is not None:
             self.round_trip_s = time.monotonic() - sent_at
         self._answered = self._was_linked = True
-        first, changed = self.pong is None, self.pong is None or self.pong.free_cache_tokens != pong.free_cache_tokens
+        unasked = pong.number == 0
+        news = unasked or self.pong is None or self.pong.free_cache_tokens != pong.free_cache_tokens
         self.pong = pong
-        if first or changed:
+        if news:
             self._on_change()
 
     def _failure(self, failure: Failure) -> None:
