@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
-from shared.network import Network
-
 from gateway.serving import Serving
 from gateway.swarm.peers import Peers
 from gateway.swarm.routing import covered_blocks
 from shared.announcement import Announcement
+from shared.network import Network
 from shared.types import Fingerprint
 
 
