@@ -167,7 +167,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _example(port: int) -> str:
     """A command to paste."""
     question = '{"role": "user", "content": "What is the capital of France?"}'
-    body = f'{{"model": "{DEMO_MODEL}", "messages": [{question}]}}'
+    body = f'{{"model": "{DEMO_MODEL}", "temperature": 0, "messages": [{question}]}}'
     return f"curl http://{HOST}:{port}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
 
 
