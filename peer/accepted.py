@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Literal
 
 from peer.scheduler import Scheduler
 from peer.sessions import Fail, Session, Sessions
-from shared.edges import ATTACH_S, Inlet, Outlet
+from shared.edges import ATTACH_S, Edge, Inlet, Outlet
 from shared.errors import CacheOverrun, CorollaError, FrameError, HopFailed, ProtocolError
 from shared.links import Link
 from shared.tensors import WIDEST_BYTES, check_tensor
@@ -18,8 +17,6 @@ from shared.wire import PAYLOAD_LIMIT, Ack, AnyMessage, Attach, Attached, Detach
 logger = logging.getLogger(__name__)
 
 WAITING_LIMIT = 1024
-
-Edge = Literal["steps", "outputs"]
 
 
 class AcceptedEdges:

@@ -17,7 +17,7 @@ from peer.model.blocks import Blocks
 from peer.sessions import Fail, Session, Sessions
 from shared.edges import as_hop_failure
 from shared.errors import CorollaError, HopFailed, LinkLost
-from shared.tensors import decode_tensor, encode_tensor
+from shared.tensors import check_finite, decode_tensor, encode_tensor
 from shared.types import PeerId
 from shared.wire import Output, Step
 
@@ -117,9 +117,9 @@ class Scheduler:
         """On the torch thread: check, run, check, encode."""
         blocks = self.blocks
         hidden = decode_tensor(step.tensors, payload, (step.count, blocks.hidden_size))
-        _check_finite(hidden, session.upstream)
+        check_finite(hidden, session.upstream)
         out = blocks.forward(hidden, session.cache, step.position)
-        _check_finite(out, self._me)
+        check_finite(out, self._me)
         if not session.last:
             spec, data = encode_tensor("hidden", out)
             return Result(msgspec.structs.replace(step, tensors=(spec,)), data)
@@ -138,9 +138,3 @@ def _output(step: Step, rows: torch.Tensor) -> Result:
         tensors=(spec,),
     )
     return Result(message, data)
-
-
-def _check_finite(hidden: torch.Tensor, peer: PeerId) -> None:
-    """Raises HopFailed naming `peer`, which sent or made these hidden states."""
-    if not bool(torch.isfinite(hidden).all()):
-        raise HopFailed(peer, "not_finite", f"the hidden states that {peer} returned are not finite")

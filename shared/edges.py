@@ -13,6 +13,9 @@ from shared.wire import WINDOW_BYTES, Ack, AnyMessage, Attach, Attached, Detach,
 
 ATTACH_S = 8.0
 
+Edge = Literal["steps", "outputs"]
+"""What a data link carries for a session: steps to the dialled node, or outputs to the dialler."""
+
 
 class Outlet:
     """The sending side: counts what the receiver has not acknowledged, and says whether more may go."""
@@ -89,7 +92,7 @@ class DialledEdge:
         self._on_lost: Callable[[HopFailed], None] | None = on_lost
         self._attached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def attach(self, edge: Literal["steps", "outputs"], deadline_s: float = ATTACH_S) -> None:
+    async def attach(self, edge: Edge, deadline_s: float = ATTACH_S) -> None:
         """Bind the link to the session at the other side. Raises LinkLost, HopFailed, DeadlinePassed."""
         self.link.start(self)
         self.link.send(Attach(session=self._session, epoch=self._epoch, edge=edge))

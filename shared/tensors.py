@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from shared.errors import FrameError
+from shared.errors import FrameError, HopFailed
+from shared.types import PeerId
 from shared.wire import TensorSpec
 
 WIDEST_BYTES = 4
@@ -42,3 +43,9 @@ def decode_tensor(specs: tuple[TensorSpec, ...], payload: memoryview, shape: tup
     if not payload:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(payload, dtype=dtype).reshape(shape)
+
+
+def check_finite(hidden: torch.Tensor, peer: PeerId) -> None:
+    """Raises HopFailed naming `peer`, which made these hidden states, if any is NaN or infinite."""
+    if not bool(torch.isfinite(hidden).all()):
+        raise HopFailed(peer, "not_finite", f"the hidden states that {peer} returned are not finite")

@@ -11,10 +11,10 @@ import torch
 
 from gateway.swarm.control import Control
 from gateway.swarm.routing import Route
-from shared.edges import DialledEdge, as_hop_failure
+from shared.edges import DialledEdge, Edge, as_hop_failure
 from shared.errors import CorollaError, DeadlinePassed, HopFailed, LinkLost, ProtocolError
 from shared.pool import LinkPool
-from shared.tensors import decode_tensor, encode_tensor
+from shared.tensors import check_finite, decode_tensor, encode_tensor
 from shared.types import Fingerprint, PeerId, SessionId
 from shared.wire import Open, Output, Step
 
@@ -23,7 +23,6 @@ OUTPUT_S = 60.0
 EPOCH = 1
 OUTPUTS_LIMIT = 8192  # frames of one prefill, each answered by an output, if only of zero rows
 
-Edge = Literal["steps", "outputs"]
 T = TypeVar("T")
 
 
@@ -169,8 +168,7 @@ class Chain:
             hidden = decode_tensor(message.tensors, payload, (1, width))
         except ProtocolError as error:
             raise as_hop_failure(error, last) from error
-        if not bool(torch.isfinite(hidden).all()):
-            raise HopFailed(last, "not_finite", f"the hidden states that {last} returned are not finite")
+        check_finite(hidden, last)
         return hidden
 
     def _check(self) -> None:
