@@ -6,45 +6,23 @@ import logging
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from peer.compute import Compute
 from peer.model.blocks import Blocks
 from peer.placement import blocks_that_fit, choose_blocks
 from peer.settings import PeerSettings
 from shared.checkpoint import Checkpoint
 from shared.checkpoint.progress import show_progress
-from shared.device import choose_device, choose_dtype, free_memory
+from shared.device import free_memory
 from shared.errors import NotEnoughMemory, UsageError
 from shared.types import BlockRange
 
 logger = logging.getLogger(__name__)
 
-INT8_BYTES = 1
 WARM_UP_TOKENS = 64
 MEASURED_STEPS = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """What the blocks are computed with."""
-
-    device: torch.device
-    dtype: torch.dtype
-    quantization: str
-
-    @classmethod
-    def choose(cls, settings: PeerSettings, checkpoint: Checkpoint) -> Compute:
-        """Raises UsageError for a device that is not there, or what it cannot do."""
-        device = choose_device(settings.device)
-        quantization = "none" if settings.quantize == "auto" else settings.quantize
-        return cls(device, choose_dtype(settings.dtype, device, checkpoint.config), quantization)
-
-    @property
-    def element_bytes(self) -> int:
-        """What one weight takes."""
-        return INT8_BYTES if self.quantization == "int8" else self.dtype.itemsize
 
 
 def place(settings: PeerSettings, checkpoint: Checkpoint, compute: Compute, held: Sequence[BlockRange]) -> BlockRange:

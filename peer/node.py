@@ -10,7 +10,8 @@ import time
 import click
 import torch
 
-from peer.loading import Compute, check_memory, load_blocks, measure, place
+from peer.compute import Compute
+from peer.loading import check_memory, load_blocks, measure, place
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
 from peer.names import default_name

@@ -175,6 +175,8 @@ class PeerProtocol:
             number=number,
             cache_tokens=budget.total,
             free_cache_tokens=budget.free,
+            room_tokens=budget.free,
+            longest_tokens=budget.total,
             sessions=len(self.sessions),
             tokens_per_s=self._tokens_per_s,
         )

@@ -17,7 +17,7 @@ from peer.model.blocks import Blocks
 from peer.sessions import Fail, Session, Sessions
 from shared.edges import as_hop_failure
 from shared.errors import CorollaError, HopFailed, LinkLost
-from shared.tensors import check_finite, decode_tensor, encode_tensor
+from shared.tensors import Encoded, check_finite, decode_hidden, encode_hidden
 from shared.types import PeerId
 from shared.wire import Output, Step
 
@@ -116,25 +116,25 @@ class Scheduler:
     def _forward(self, session: Session, step: Step, payload: memoryview) -> Result:
         """On the torch thread: check, run, check, encode."""
         blocks = self.blocks
-        hidden = decode_tensor(step.tensors, payload, (step.count, blocks.hidden_size))
+        hidden = decode_hidden(Encoded(step.tensors, payload), (step.count, blocks.hidden_size))
         check_finite(hidden, session.upstream)
         out = blocks.forward(hidden, session.cache, step.position)
         check_finite(out, self._me)
         if not session.last:
-            spec, data = encode_tensor("hidden", out)
-            return Result(msgspec.structs.replace(step, tensors=(spec,)), data)
+            specs, data = encode_hidden(out)
+            return Result(msgspec.structs.replace(step, tensors=specs), data)
         rows = {"none": out[:0], "last": out[-1:], "all": out}[step.returns]
         return _output(step, rows)
 
 
 def _output(step: Step, rows: torch.Tensor) -> Result:
-    spec, data = encode_tensor("hidden", rows)
+    specs, data = encode_hidden(rows)
     message = Output(
         session=step.session,
         epoch=step.epoch,
         round=step.round,
         position=step.position + step.count - len(rows),
         count=len(rows),
-        tensors=(spec,),
+        tensors=specs,
     )
     return Result(message, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -17,11 +18,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def encode_tensor(name: str, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
-    """A tensor's spec and its bytes, in the machine's order (little-endian wherever torch runs)."""
-    flat = tensor.detach().cpu().contiguous()
-    spec = TensorSpec(name=name, dtype=NAMES[flat.dtype], shape=tuple(flat.shape))  # pyright: ignore[reportArgumentType]
-    return spec, flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+class Encoded(NamedTuple):
+    """Tensors as they travel in a frame: their specs, and their bytes one after the other."""
+
+    specs: tuple[TensorSpec, ...]
+    data: memoryview
+
+
+def encode_hidden(hidden: torch.Tensor) -> Encoded:
+    """Hidden states (tokens, hidden) as the tensor `hidden`, bytes in the machine's order, little-endian."""
+    flat = hidden.detach().cpu().contiguous()
+    spec = TensorSpec(name="hidden", dtype=NAMES[flat.dtype], shape=tuple(flat.shape))  # pyright: ignore[reportArgumentType]
+    return Encoded((spec,), flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else memoryview(b""))
 
 
 def check_tensor(specs: tuple[TensorSpec, ...], size: int, shape: tuple[int, ...]) -> torch.dtype:
@@ -37,12 +45,12 @@ def check_tensor(specs: tuple[TensorSpec, ...], size: int, shape: tuple[int, ...
     return dtype
 
 
-def decode_tensor(specs: tuple[TensorSpec, ...], payload: memoryview, shape: tuple[int, ...]) -> torch.Tensor:
+def decode_hidden(encoded: Encoded, shape: tuple[int, ...]) -> torch.Tensor:
     """The one tensor `hidden` of a frame, as a view of its payload. Raises FrameError unless it has this shape."""
-    dtype = check_tensor(specs, len(payload), shape)
-    if not payload:
+    dtype = check_tensor(encoded.specs, len(encoded.data), shape)
+    if not encoded.data:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(payload, dtype=dtype).reshape(shape)
+    return torch.frombuffer(encoded.data, dtype=dtype).reshape(shape)
 
 
 def check_finite(hidden: torch.Tensor, peer: PeerId) -> None:

@@ -36,6 +36,9 @@ Peer = Annotated[str, Meta(min_length=1, max_length=64)]
 Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Versions = tuple[Count, Count]
+HopTime = tuple[Count, Count]
+"""What one hop spent on a step, in microseconds: in its queue, and in the forward."""
+HopTimes = Annotated[tuple[HopTime, ...], Meta(max_length=256)]
 Features = Annotated[tuple[Name, ...], Meta(max_length=64)]
 
 
@@ -110,6 +113,20 @@ class Opened(Message, frozen=True):
     cached: Count = 0
 
 
+class Extend(Message, frozen=True):
+    """Gateway to hop: hold a cache of `reserve` tokens from now on, more than before."""
+
+    session: Session
+    reserve: Count
+
+
+class Extended(Message, frozen=True):
+    """Hop to gateway, the answer to Extend: tokens that the session holds now; fewer than asked for is a refusal."""
+
+    session: Session
+    reserve: Count
+
+
 class Close(Message, frozen=True):
     """Gateway to hop: the session has ended; free its cache."""
 
@@ -124,11 +141,16 @@ class Ping(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """Peer to gateway: the answer to a Ping, or unasked (`number` 0) when a session has ended."""
+    """Peer to gateway: the answer to a Ping, or unasked (`number` 0) when what is free has changed.
+
+    `room_tokens` is the longest session that can be opened now, `longest_tokens` the longest when nothing else is held.
+    """
 
     number: Count
     cache_tokens: Count
     free_cache_tokens: Count
+    room_tokens: Count
+    longest_tokens: Count
     sessions: Count
     tokens_per_s: Annotated[float, Meta(ge=0, le=1e9)]
 
@@ -164,6 +186,7 @@ class Step(Message, frozen=True):
     count: Annotated[int, Meta(ge=1, le=2**20)]
     returns: Literal["none", "last", "all"]
     tensors: Tensors
+    hops: HopTimes = ()  # of the hops that it has passed, in order
 
 
 class Output(Message, frozen=True):
@@ -175,6 +198,7 @@ class Output(Message, frozen=True):
     position: Count
     count: Count
     tensors: Tensors = ()
+    hops: HopTimes = ()
 
 
 class Ack(Message, frozen=True):
@@ -185,7 +209,7 @@ class Ack(Message, frozen=True):
 
 
 AnyMessage = (
-    Challenge | Hello | Welcome | Failure | Open | Opened | Close | Ping | Pong
+    Challenge | Hello | Welcome | Failure | Open | Opened | Extend | Extended | Close | Ping | Pong
     | Attach | Attached | Detach | Step | Output | Ack
 )  # fmt: skip
 

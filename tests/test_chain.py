@@ -24,7 +24,7 @@ from shared.edges import DialledEdge
 from shared.errors import HopFailed
 from shared.identity import Identity
 from shared.pool import Dialler, LinkPool
-from shared.tensors import encode_tensor
+from shared.tensors import decode_hidden, encode_hidden
 from shared.types import BlockRange, Fingerprint, PeerId, SessionId, Span
 from shared.wire import Ack, Close, Open, Step
 from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer, control_link
@@ -93,8 +93,8 @@ async def run(chain: Chain, hidden: torch.Tensor, position: int, chunk: int = 4)
     chain.begin_round(position)
     chunks = hidden.split(chunk)
     for part in chunks:
-        await chain.push(part, "last" if part is chunks[-1] else "none")
-    return await chain.output(HIDDEN)
+        await chain.push(encode_hidden(part), "last" if part is chunks[-1] else "none")
+    return decode_hidden(await chain.output(HIDDEN), (1, HIDDEN))
 
 
 async def test_prefill_decode_and_rollback_give_what_one_place_gives(swarm: Swarm, model: Path) -> None:
@@ -219,8 +219,8 @@ async def test_late_and_repeated_frames_change_nothing(swarm: Swarm, model: Path
     chain = swarm.chain()
     await chain.open(FINGERPRINT, 20)
     await run(chain, hidden[:6], 0)
-    spec, data = encode_tensor("hidden", torch.randn(1, HIDDEN))
-    step = Step(session=chain.session, epoch=1, round=1, position=6, count=1, returns="last", tensors=(spec,))
+    specs, data = encode_hidden(torch.randn(1, HIDDEN))
+    step = Step(session=chain.session, epoch=1, round=1, position=6, count=1, returns="last", tensors=specs)
     for epoch, round_, position in ((1, 0, 0), (1, 1, 3), (0, 9, 6), (2, 9, 6)):
         late = msgspec.structs.replace(step, epoch=epoch, round=round_, position=position)
         chain.edges["steps"].outlet.send(late, data)

@@ -8,11 +8,10 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeVar
 
-import torch
-
 from gateway.generation.ends import Ends
 from gateway.generation.sampling import SamplingParams, sample
-from shared.tensors import WIDEST_BYTES
+from shared.tensors import WIDEST_BYTES, Encoded, check_finite, decode_hidden, encode_hidden
+from shared.types import PeerId
 from shared.wire import PAYLOAD_LIMIT
 
 PREFILL_CHUNK = 256
@@ -26,9 +25,12 @@ class Chain(Protocol):
 
     def begin_round(self, position: int) -> None: ...
 
-    async def push(self, hidden: torch.Tensor, returns: Literal["none", "last"]) -> None: ...
+    @property
+    def last_peer(self) -> PeerId: ...
 
-    async def output(self, width: int) -> torch.Tensor: ...
+    async def push(self, hidden: Encoded, returns: Literal["none", "last"]) -> None: ...
+
+    async def output(self, width: int) -> Encoded: ...
 
 
 OpenChain = Callable[[int], AbstractAsyncContextManager[Chain]]
@@ -54,24 +56,29 @@ class Engine:
             for _ in range(params.max_tokens):
                 hidden = await self._step(chain, pending, position)
                 position += len(pending)
-                token = await self._in_thread(self._choose, hidden, params, position)
+                token = await self._in_thread(self._choose, hidden, chain.last_peer, params, position)
                 yield token
                 if token in params.stop_ids:
                     return
                 pending = [token]
 
-    async def _step(self, chain: Chain, ids: list[int], position: int) -> torch.Tensor:
+    async def _step(self, chain: Chain, ids: list[int], position: int) -> Encoded:
         """The last row `(1, hidden)` after these ids at these positions, in chunks."""
         chain.begin_round(position)
         for start, chunk in self._chunks(ids):
-            hidden = await self._in_thread(self._ends.embed, chunk, position + start)
+            hidden = await self._in_thread(self._embed, chunk, position + start)
             await chain.push(hidden, "last" if start + len(chunk) == len(ids) else "none")
         return await chain.output(self._ends.hidden_size)
 
     def _chunks(self, ids: list[int]) -> Iterator[tuple[int, list[int]]]:
         return ((start, ids[start : start + self._chunk]) for start in range(0, len(ids), self._chunk))
 
-    def _choose(self, hidden: torch.Tensor, params: SamplingParams, position: int) -> int:
+    def _embed(self, ids: list[int], position: int) -> Encoded:
+        return encode_hidden(self._ends.embed(ids, position))
+
+    def _choose(self, output: Encoded, source: PeerId, params: SamplingParams, position: int) -> int:
+        hidden = decode_hidden(output, (1, self._ends.hidden_size))
+        check_finite(hidden, source)
         return sample(self._ends.logits(hidden)[0], params, position)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:

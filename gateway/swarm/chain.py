@@ -7,14 +7,12 @@ import secrets
 from collections.abc import Awaitable, Mapping
 from typing import Literal, TypeVar
 
-import torch
-
 from gateway.swarm.control import Control
 from gateway.swarm.routing import Route
 from shared.edges import DialledEdge, Edge, as_hop_failure
 from shared.errors import CorollaError, DeadlinePassed, HopFailed, LinkLost, ProtocolError
 from shared.pool import LinkPool
-from shared.tensors import check_finite, decode_tensor, encode_tensor
+from shared.tensors import Encoded, check_tensor
 from shared.types import Fingerprint, PeerId, SessionId
 from shared.wire import Open, Output, Step
 
@@ -60,9 +58,15 @@ class Chain:
         self._round += 1
         self._end = position
 
-    async def push(self, hidden: torch.Tensor, returns: Literal["none", "last"]) -> None:
+    @property
+    def last_peer(self) -> PeerId:
+        """Whose output this gateway reads."""
+        return self.route[-1].peer
+
+    async def push(self, hidden: Encoded, returns: Literal["none", "last"]) -> None:
         """Send hidden states `(tokens, hidden)` of the next positions into the chain. Raises HopFailed."""
-        spec, data = encode_tensor("hidden", hidden)
+        specs, data = hidden
+        count = specs[0].shape[0]
         outlet = self.edges["steps"].outlet
         while not outlet.has_room(len(data)):
             self._room.clear()
@@ -73,25 +77,28 @@ class Chain:
             epoch=EPOCH,
             round=self._round,
             position=self._end,
-            count=len(hidden),
+            count=count,
             returns=returns,
-            tensors=(spec,),
+            tensors=specs,
         )
         try:
             outlet.send(step, data)
         except LinkLost as error:
             raise as_hop_failure(error, self.route[0].peer) from error
-        self._end += len(hidden)
+        self._end += count
 
-    async def output(self, width: int) -> torch.Tensor:
-        """The round's last row of hidden states, `(1, width)`, when all hops have run. Raises HopFailed."""
+    async def output(self, width: int) -> Encoded:
+        """The round's last row of hidden states, `(1, width)`, when all hops have run. Raises HopFailed.
+
+        Its shape is checked, its numbers are not: whoever decodes it does that, and blames `last_peer`.
+        """
         while True:
             message, payload = await self._unless_failed(self._outputs.get(), OUTPUT_S, "the chain's output")
             self.edges["outputs"].inlet.taken(len(payload))
             if (message.epoch, message.round) != (EPOCH, self._round):
                 continue  # the answer to a round that nobody waits for any more
             if message.count and message.position + message.count == self._end:
-                return self._decode(message, payload, width)
+                return self._checked(message, payload, width)
 
     def close(self) -> None:
         """Free the caches on all hops and give the links back."""
@@ -159,17 +166,16 @@ class Chain:
         try:
             self._outputs.put_nowait((output, payload))
         except asyncio.QueueFull:
-            last = self.route[-1].peer
-            self.hop_failed(HopFailed(last, "protocol", f"{last} sends outputs that nobody asked for"))
+            self.hop_failed(
+                HopFailed(self.last_peer, "protocol", f"{self.last_peer} sends outputs that nobody asked for")
+            )
 
-    def _decode(self, message: Output, payload: memoryview, width: int) -> torch.Tensor:
-        last = self.route[-1].peer
+    def _checked(self, message: Output, payload: memoryview, width: int) -> Encoded:
         try:
-            hidden = decode_tensor(message.tensors, payload, (1, width))
+            check_tensor(message.tensors, len(payload), (1, width))
         except ProtocolError as error:
-            raise as_hop_failure(error, last) from error
-        check_finite(hidden, last)
-        return hidden
+            raise as_hop_failure(error, self.last_peer) from error
+        return Encoded(message.tensors, payload)
 
     def _check(self) -> None:
         if self._failed.done():

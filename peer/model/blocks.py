@@ -5,34 +5,26 @@ Knows nothing of sessions, links or time. One thread at a time may run it.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from peer.model.cache import SessionCache
-from peer.model.quantize import check_quantization, quantize_int8
-from peer.model.slab import SlabLayer
+from peer.model.load import load_model
+from peer.model.slab import SlabLayer, most_rows
 from shared.anatomy import (
     config_of_blocks,
     core_of,
     core_path,
-    embedding_name,
     layers_name,
-    nothing_after,
-    nothing_before,
     takes_position_ids,
     variant,
 )
-from shared.checkpoint.tensor_names import is_of
-from shared.errors import UnsupportedFamily, UsageError
-from shared.freed_memory import return_freed_memory
-from shared.partial_model import load_partial, read_config
+from shared.errors import UnsupportedFamily
 from shared.types import BlockRange
 
 _WINDOWED = ("sliding_attention", "chunked_attention")
@@ -66,13 +58,7 @@ class Blocks:
 
         Raises UnsupportedFamily, UsageError (a range outside the model, a quantization not built) and CheckpointError.
         """
-        check_quantization(quantization, device)
-        config = read_config(directory)
-        if blocks.end > config.num_hidden_layers:
-            raise UsageError(f"blocks {blocks} are outside the model: it has blocks 0:{config.num_hidden_layers}")
-        if quantization == "int8":
-            return cls(_load_int8(directory, config, blocks, dtype, device), blocks, dtype, device)
-        return cls(_load_range(directory, config, blocks, dtype, device), blocks, dtype, device)
+        return cls(load_model(directory, blocks, dtype, device, quantization), blocks, dtype, device)
 
     def new_cache(self, blocks: BlockRange, reserve: int) -> SessionCache:
         """An empty cache for a session that uses `blocks`, part of this range, for at most `reserve` tokens."""
@@ -80,10 +66,17 @@ class Blocks:
         windows = self._windows[blocks.start : blocks.end]
         return SessionCache(blocks, [SlabLayer(reserve, window) for window in windows], reserve)
 
-    def cache_bytes_per_token(self, blocks: BlockRange) -> int:
-        """Bytes that one token of a session over `blocks` takes, as measured; less once past a sliding window."""
+    def cache_bytes(self, blocks: BlockRange, tokens: int) -> int:
+        """Bytes that a session of so many tokens over `blocks` takes at most, from the shapes that a forward made."""
         first = self.range.start
-        return sum(self._token_bytes[blocks.start - first : blocks.end - first])
+        return sum(
+            token_bytes * most_rows(tokens, window)
+            for token_bytes, window in zip(
+                self._token_bytes[blocks.start - first : blocks.end - first],
+                self._windows[blocks.start : blocks.end],
+                strict=True,
+            )
+        )
 
     @torch.inference_mode()
     def forward(self, hidden: torch.Tensor, cache: SessionCache, position: int) -> torch.Tensor:
@@ -117,52 +110,6 @@ class Blocks:
         cache = self.new_cache(self.range, reserve=1)
         self.forward(torch.zeros(1, self.hidden_size), cache, 0)
         return [layer.token_bytes for layer in cache.layers]
-
-
-def _load_range(
-    directory: Path, config: PreTrainedConfig, blocks: BlockRange, dtype: torch.dtype, device: torch.device
-) -> PreTrainedModel:
-    def remove(model: PreTrainedModel) -> None:
-        core = core_of(model)
-        layers = getattr(core, layers_name(core))
-        for index in range(len(layers)):
-            if not blocks.start <= index < blocks.end:
-                layers[index] = nn.Identity()  # keeps the others' names in the checkpoint
-        absent = {embedding_name(core): nn.Identity(), **nothing_before(core), **nothing_after(core)}
-        for name, part in absent.items():
-            setattr(core, name, part)
-
-    model = load_partial(
-        cast(type[PreTrainedModel], MODEL_MAPPING[type(config)]),
-        config,
-        directory,
-        wanted=partial(is_of, blocks),
-        remove=remove,
-        dtype=dtype,
-        device=device,
-    )
-    core = core_of(model)
-    name = layers_name(core)
-    setattr(core, name, getattr(core, name)[blocks.start : blocks.end])
-    return model
-
-
-def _load_int8(
-    directory: Path, config: PreTrainedConfig, blocks: BlockRange, dtype: torch.dtype, device: torch.device
-) -> PreTrainedModel:
-    """Loads and quantizes block by block, so that only one is ever held in full precision."""
-    model: PreTrainedModel | None = None
-    layers = nn.ModuleList()
-    for index in range(blocks.start, blocks.end):
-        model = _load_range(directory, config, BlockRange(index, index + 1), dtype, device)
-        core = core_of(model)
-        (layer,) = getattr(core, layers_name(core))
-        quantize_int8(layer, dtype)
-        return_freed_memory()
-        layers.append(layer)
-    assert model is not None
-    setattr(core_of(model), layers_name(core_of(model)), layers)
-    return model
 
 
 def _windows(config: PreTrainedConfig) -> list[int | None]:

@@ -11,6 +11,11 @@ SLACK = 512  # tokens behind its window that a sliding layer still holds, so tha
 _FIRST_ROWS = 64
 
 
+def most_rows(reserve: int, window: int | None) -> int:
+    """Rows that a layer for `reserve` tokens ever holds: all of them, or a window with what makes crops exact."""
+    return reserve if window is None else min(reserve, window + 2 * SLACK)
+
+
 class SlabLayer(CacheLayerMixin):
     """Holds (1, heads, rows, dim) keys and values; row 0 is position `first`, `length` tokens are committed.
 

@@ -80,9 +80,9 @@ def test_gap_and_overrun_leave_the_cache_usable(llama: Path) -> None:
 
 def test_cache_bytes_come_from_the_real_shapes(llama: Path, tmp_path: Path) -> None:
     blocks = load(llama, BlockRange(1, 5))
-    assert blocks.cache_bytes_per_token(BlockRange(2, 4)) == 2 * (2 * 2 * 16 * 4)  # blocks, (k, v), heads, dim, float32
+    assert blocks.cache_bytes(BlockRange(2, 4), 1) == 2 * (2 * 2 * 16 * 4)  # blocks, (k, v), heads, dim, float32
     latent = load(make_tiny_model(tmp_path, "deepseek_v3"), ALL)
-    assert latent.cache_bytes_per_token(ALL) == 6 * (16 + 8) * 4  # latent and rotary part, float32
+    assert latent.cache_bytes(ALL, 1) == 6 * (16 + 8) * 4  # latent and rotary part, float32
 
 
 def test_a_single_file_without_index_serves_as_well(llama: Path, tmp_path: Path) -> None:
