@@ -29,8 +29,7 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.links
-	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.stream --json bench.json
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

@@ -22,6 +22,18 @@ def main() -> None:
 @click.option("--model-name", multiple=True, metavar="ID", help="Public ids of the models, in their order.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
 @click.option("--port", type=PORT, default=8000, show_default=True, help="Port of the HTTP server.")
+@click.option(
+    "--head", type=click.Choice(("none", "int8")), default="none", show_default=True,
+    help="How the models' heads are quantized: int8 takes a quarter of float32, on a CPU.",
+)  # fmt: skip
+@click.option(
+    "--queue-length", type=click.IntRange(min=0), default=64, show_default=True, metavar="N",
+    help="Requests of a model that may wait for cache on the peers; more get 429.",
+)  # fmt: skip
+@click.option(
+    "--queue-seconds", type=click.FloatRange(min=0, max=3600), default=60, show_default=True, metavar="S",
+    help="How long each may wait; then it gets 503.",
+)  # fmt: skip
 @node_options("gateway")
 def start(log_level: str, **options: Any) -> None:
     """Serve the OpenAI API. Without --model: whatever the swarm has from a hub."""

@@ -16,19 +16,23 @@ from starlette.requests import ClientDisconnect
 from gateway.api.boundary import Boundary
 from gateway.api.chat import ChatCompletions
 from gateway.api.errors import reply_to
+from gateway.api.metrics import MetricsPage
 from gateway.api.models import ModelList, Models
 from gateway.api.page import FrontPage
 from gateway.api.swarm import SwarmPages, SwarmView
+from gateway.metrics import GatewayMetrics
 from shared.errors import CorollaError
 
 BODY_LIMIT_BYTES = 10_000_000
 
 
-def build_app(models: Models, swarm_view: SwarmView, body_limit_bytes: int = BODY_LIMIT_BYTES) -> FastAPI:
+def build_app(
+    models: Models, swarm_view: SwarmView, metrics: GatewayMetrics, body_limit_bytes: int = BODY_LIMIT_BYTES
+) -> FastAPI:
     """The whole API. Serve it by HttpServer, so that open streams end when the program does."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.closing = closing = asyncio.Event()
-    chat = ChatCompletions(models, body_limit_bytes, closing)
+    chat = ChatCompletions(models, metrics.requests, body_limit_bytes, closing)
     model_list, swarm = ModelList(models), SwarmPages(swarm_view, closing)
     app.add_api_route("/v1/chat/completions", chat.create, methods=["POST"])
     app.add_api_route("/v1/models", model_list.all)
@@ -37,6 +41,7 @@ def build_app(models: Models, swarm_view: SwarmView, body_limit_bytes: int = BOD
     app.add_api_route("/health", swarm.health)
     app.add_api_route("/swarm", swarm.snapshot)
     app.add_api_route("/swarm/events", swarm.events)
+    app.add_api_route("/metrics", MetricsPage(metrics).show)
     app.add_api_route("/", FrontPage().show)
     for kind in (CorollaError, HTTPException):
         app.add_exception_handler(kind, _refuse)

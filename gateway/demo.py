@@ -73,6 +73,9 @@ class Demo:
             model_name=(DEMO_MODEL,),
             host=HOST,
             port=port,
+            head="none",
+            queue_length=64,
+            queue_seconds=60,
             join=(),
             swarm=self._swarm,
             listen=HOST,
@@ -128,6 +131,7 @@ class Demo:
             "--device": "cpu",
             "--dtype": "float32",
             "--quantize": self._quantize,
+            "--cache-tokens": 65536,  # not auto: each peer would take what is free for itself
             "--threads": self._threads,
             "--state-dir": self._state / f"peer-{number}",
             "--cache-dir": self._cache_dir,

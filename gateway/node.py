@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from gateway.adoption import adopt_models
 from gateway.app import HttpServer, build_app
+from gateway.metrics import GatewayMetrics
 from gateway.readiness import tell_readiness
 from gateway.serving import Serving, load
 from gateway.settings import GatewaySettings
+from gateway.swarm.admission import Admission
 from gateway.swarm.peers import Peers
 from gateway.swarm.swarm import Swarm
 from gateway.view import View
@@ -25,7 +28,7 @@ from shared.checkpoint import Checkpoint
 from shared.identity import Identity
 from shared.network import Network
 from shared.pool import Dialler, LinkPool
-from shared.program import beside, together
+from shared.program import beside, forget_garbage, together
 
 P2P_PORT = 31530
 SHUTDOWN_S = 3
@@ -43,16 +46,20 @@ async def run_gateway(
     """Serve until cancelled; `on_ready` is called after the `ready` line. Raises UsageError, CheckpointError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    serving = Serving(ThreadPoolExecutor(1, thread_name_prefix="torch"))
+    metrics = GatewayMetrics(CollectorRegistry())
+    serving = Serving(ThreadPoolExecutor(1, thread_name_prefix="torch"), metrics.turn, metrics.step)
     for source, checkpoint in zip(settings.model, checkpoints, strict=True):
         serving.add(await beside(load, checkpoint, settings), source)
+    forget_garbage()
     async with Network(identity, settings, default_port=P2P_PORT) as network:
         await network.announce(kind="gateway", name="gateway")
         dialler = Dialler(identity, settings.swarm, lambda peer: data_addresses(network.table.get(peer)))
         pool = LinkPool(dialler)
         peers = Peers(network, dialler, serving.serves)
-        serving.connect(Swarm(identity.peer, peers, pool), peers)
-        app = build_app(serving, View(serving, peers, network))
+        admission = Admission(peers.changes, settings.queue_length, settings.queue_seconds, metrics.waited)
+        serving.connect(Swarm(identity.peer, peers, pool, admission, metrics.hop), peers)
+        metrics.connect(linked=peers.controls.__contains__, waiting=lambda: admission.waiting)
+        app = build_app(serving, View(serving, peers, network), metrics)
         work = [peers.run(), tell_readiness(settings, serving, peers, network, on_ready), _serve_http(app, listening)]
         if not settings.model:
             work.append(adopt_models(settings, serving, peers))

@@ -6,14 +6,17 @@ import functools
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from gateway.generation.batches import OnBatch
 from gateway.generation.completion import ServedModel
 from gateway.generation.ends import Ends
 from gateway.generation.engine import Engine
+from gateway.generation.mapped_embedding import embedding_tensor
+from gateway.generation.shared_ends import SharedEnds
 from gateway.generation.tokenizer import TextTokenizer
 from gateway.settings import GatewaySettings
 from gateway.swarm.chain import Chain
@@ -22,8 +25,10 @@ from gateway.swarm.routing import covered_blocks, first_hole
 from gateway.swarm.swarm import Model, Swarm
 from shared.checkpoint import Checkpoint
 from shared.checkpoint.progress import show_progress
+from shared.checkpoint.tensor_names import is_of
 from shared.device import choose_device, choose_dtype, free_memory
 from shared.errors import NoRoute, NotEnoughMemory, UnknownModel
+from shared.partial_model import read_config
 from shared.types import Fingerprint
 
 logger = logging.getLogger(__name__)
@@ -42,21 +47,38 @@ def load(checkpoint: Checkpoint, settings: GatewaySettings) -> Ready:
     """Read a model's ends and tokenizer; takes seconds. Raises CheckpointError, NotEnoughMemory, UsageError."""
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device, checkpoint.config)
-    needed, free = checkpoint.bytes_of("ends", dtype.itemsize), free_memory(device)
+    needed, free = bytes_to_hold(checkpoint, dtype.itemsize), free_memory(device)
     if needed > free:
         raise NotEnoughMemory(
-            f"embedding and head of {checkpoint.id} take {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free"
+            f"the head of {checkpoint.id} takes {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free"
         )
     with checkpoint.prepare("ends") as directory, show_progress(f"Loading embedding and head of {checkpoint.id}"):
-        ends = Ends.load(directory, dtype=dtype, device=device)
+        ends = Ends.load(directory, dtype=dtype, device=device, head=settings.head)
         return Ready(checkpoint, ends, TextTokenizer.load(directory))
+
+
+def bytes_to_hold(checkpoint: Checkpoint, element_size: int) -> int:
+    """Of the ends; an embedding that is not the head too stays in its file."""
+    bytes_of_all = checkpoint.bytes_of("ends", element_size)
+    if read_config(checkpoint.directory).tie_word_embeddings:
+        return bytes_of_all
+    name = embedding_tensor((name for name in checkpoint.weights if is_of("ends", name)), tied=False)
+    return bytes_of_all - checkpoint.files.header(checkpoint.weights[name])[name].bytes_as(element_size)
 
 
 class Serving:
     """All models of this gateway, by public id. The API asks it what can be answered."""
 
-    def __init__(self, torch_thread: Executor) -> None:
+    def __init__(
+        self,
+        torch_thread: Executor,
+        on_turn: OnBatch = lambda rows, seconds: None,
+        on_step: Callable[[str, float], None] = lambda model, seconds: None,
+    ) -> None:
+        """`on_turn` hears of each turn of the ends: rows, seconds; `on_step` of each decode step: model, seconds."""
         self._torch_thread = torch_thread
+        self._on_turn = on_turn
+        self._on_step = on_step
         self._served: dict[str, tuple[ServedModel, Model]] = {}
         self._whole_once: set[str] = set()
 
@@ -72,12 +94,13 @@ class Serving:
         if name in self._served:
             name = f"{name}@{checkpoint.fingerprint[:12]}"
         model = Model(name, checkpoint.fingerprint, checkpoint.blocks, _peer_flags(source, checkpoint))
-        engine = Engine(ready.ends, functools.partial(self._open_chain, model), self._torch_thread)
+        ends = SharedEnds(ready.ends, self._torch_thread, self._on_turn)
+        open_chain, on_step = functools.partial(self._open_chain, model), functools.partial(self._on_step, name)
         served = ServedModel(
             id=name,
             created=int(time.time()),
             tokenizer=ready.tokenizer,
-            engine=engine,
+            engine=Engine(ends, open_chain, on_step),
             context_length=ready.ends.context_length,
             end_ids=ready.tokenizer.end_ids,
         )
@@ -114,8 +137,8 @@ class Serving:
             return True
         return False
 
-    def _open_chain(self, model: Model, reserve: int) -> AbstractAsyncContextManager[Chain]:
-        return self._swarm.open_chain(model, reserve)
+    def _open_chain(self, model: Model, reserve: int, resuming: bool) -> AbstractAsyncContextManager[Chain]:
+        return self._swarm.open_chain(model, reserve, resuming)
 
 
 def _peer_flags(source: str, checkpoint: Checkpoint) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from shared.options import NodeSettings
 
@@ -15,3 +16,6 @@ class GatewaySettings(NodeSettings):
     model_name: tuple[str, ...]
     host: str
     port: int
+    head: Literal["none", "int8"]
+    queue_length: int
+    queue_seconds: float

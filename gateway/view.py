@@ -72,6 +72,8 @@ class View:
             "tokens_per_s": round(announced.tokens_per_s, 2),
             "cache_tokens": announced.cache_tokens,
             "free_cache_tokens": pong.free_cache_tokens if pong else None,
+            "room_tokens": pong.room_tokens if pong else None,
+            "sessions": pong.sessions if pong else None,
             "addresses": list(announced.addresses),
             "version": announced.version,
         }

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 
 import click
 import torch
+from prometheus_client import CollectorRegistry
 
 from peer.compute import Compute
-from peer.loading import check_memory, load_blocks, measure, place
+from peer.crowding import Crowding
+from peer.fitting import Fitting, look_at_memory
+from peer.gathering import Gathering
+from peer.loading import check_range, load_blocks, place
+from peer.metrics import PeerMetrics, holdings_of
+from peer.metrics_page import MetricsPage
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
 from peer.names import default_name
+from peer.pace import measure_pace
 from peer.protocol import PeerProtocol
 from peer.settings import PeerSettings
+from peer.status import tell_status
 from shared.addresses import data_addresses
 from shared.checkpoint import Checkpoint
 from shared.handshake import Listener
 from shared.identity import Identity
+from shared.links import Traffic
 from shared.network import Network
 from shared.pool import Dialler, LinkPool
 from shared.ports import take_port
-from shared.program import beside, together
+from shared.program import beside, forget_garbage, together
 from shared.tensors import NAMES
 from shared.types import BlockRange, Numerics
 
@@ -40,25 +50,37 @@ async def run_peer(settings: PeerSettings, identity: Identity, checkpoint: Check
     """Serve until cancelled, then say goodbye. Raises UsageError, CheckpointError, NotEnoughMemory."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    check_range(settings, checkpoint)
     compute = await beside(Compute.choose, settings, checkpoint)
     data = take_port(settings.listen, settings.data_port, DATA_PORT, "--data-port")
     data_port = data.getsockname()[1]
+    scraped = _metrics_socket(settings)
     async with Network(identity, settings, default_port=P2P_PORT, data_port=data_port) as network:
-        blocks = await _choose(settings, checkpoint, compute, network)
-        await beside(check_memory, settings, checkpoint, compute, blocks)
+        fitting = await beside(look_at_memory, settings, checkpoint, compute)
+        compute = fitting.compute
+        blocks = await _choose(fitting, network)
         node = PeerNode(settings, identity, checkpoint, network)
-        await node.announce(compute, blocks, state="joining")
+        await node.announce(compute, blocks, state="joining", cache_tokens=settings.cache_tokens or 0)
         logger.info("loading blocks %s of %s (%s)", blocks, checkpoint.id, checkpoint.fingerprint[:12])
         loaded = await beside(load_blocks, checkpoint, blocks, compute)
-        await node.serve(compute, loaded, data)
+        budget = await beside(fitting.budget, loaded)
+        await node.serve(compute, loaded, budget, data, scraped)
 
 
-async def _choose(settings: PeerSettings, checkpoint: Checkpoint, compute: Compute, network: Network) -> BlockRange:
+async def _choose(fitting: Fitting, network: Network) -> BlockRange:
     """The range to hold; without --blocks, after a look at what others hold."""
-    if not settings.blocks and settings.join:
+    if not fitting.settings.blocks and fitting.settings.join:
         await network.joined(JOIN_S)
-    held = [each.blocks for each in network.table if each.fingerprint == checkpoint.fingerprint and each.blocks]
-    return await beside(place, settings, checkpoint, compute, held)
+    fingerprint = fitting.checkpoint.fingerprint
+    held = [each.blocks for each in network.table if each.fingerprint == fingerprint and each.blocks]
+    return await beside(place, fitting, held)
+
+
+def _metrics_socket(settings: PeerSettings) -> socket.socket | None:
+    """Where the counters are asked for, if anywhere. Raises UsageError for a port in use."""
+    if settings.metrics_port is None:
+        return None
+    return take_port(settings.metrics_host, settings.metrics_port, settings.metrics_port, "--metrics-port")
 
 
 class PeerNode:
@@ -81,26 +103,47 @@ class PeerNode:
             blocks=blocks,
             model_blocks=self._checkpoint.blocks,
             numerics=Numerics(dtype=dtype, quantization=compute.quantization, wire=dtype),
-            cache_tokens=self._settings.cache_tokens,
             **news,
         )
 
-    async def serve(self, compute: Compute, blocks: Blocks, listening: socket.socket) -> None:
-        """Take sessions until cancelled."""
+    async def serve(
+        self,
+        compute: Compute,
+        blocks: Blocks,
+        budget: CacheBudget,
+        listening: socket.socket,
+        scraped: socket.socket | None,
+    ) -> None:
+        """Take sessions until cancelled; `scraped` listens for those who ask for the counters."""
         digests = await beside(self._checkpoint.digests, blocks.range)
-        tokens_per_s = await beside(measure, blocks)
+        pace = await beside(measure_pace, blocks)
+        registry, traffic = CollectorRegistry(), Traffic()
+        metrics = PeerMetrics(registry, lambda: holdings_of(protocol.sessions), traffic)
         dialler = Dialler(
-            self._identity, self._settings.swarm, lambda peer: data_addresses(self._network.table.get(peer))
+            self._identity, self._settings.swarm, lambda peer: data_addresses(self._network.table.get(peer)), traffic
         )
         pool = LinkPool(dialler)
-        budget = CacheBudget(self._settings.cache_tokens)
-        protocol = PeerProtocol(self._identity.peer, self._checkpoint.fingerprint, blocks, budget, pool, tokens_per_s)
-        listener = Listener(self._identity, self._settings.swarm, protocol.on_link)
+        protocol = PeerProtocol(
+            self._identity.peer,
+            self._checkpoint.fingerprint,
+            blocks,
+            budget,
+            pool,
+            pace,
+            _gathering(blocks.device),
+            metrics.forward,
+        )
+        listener = Listener(self._identity, self._settings.swarm, protocol.on_link, traffic)
         await listener.start(listening)
         try:
-            await self.announce(compute, blocks.range, state="online", digests=digests, tokens_per_s=tokens_per_s)
+            news = {"digests": digests, "tokens_per_s": 1 / pace.decode_s, "cache_tokens": budget.tokens}
+            await self.announce(compute, blocks.range, state="online", **news)
+            forget_garbage()
             await self._tell_ready(blocks.range)
-            await together(protocol.scheduler.run(), _reap(protocol, listener))
+            work = [protocol.scheduler.run(), _reap(protocol, listener), tell_status(metrics)]
+            if scraped:
+                work.append(MetricsPage(registry, scraped).run())
+            await together(*work)
         finally:
             await protocol.stop()
             pool.close()
@@ -110,6 +153,13 @@ class PeerNode:
         if self._settings.join:
             await self._network.joined(JOIN_S)
         click.echo(f"ready {self._identity.peer} {self._network.addresses[0]} {blocks}")
+
+
+def _gathering(device: torch.device) -> Gathering:
+    """Only a peer that computes on the cores waits for them."""
+    if device.type != "cpu":
+        return Gathering(lambda: False, 1)
+    return Gathering(Crowding(time.monotonic), max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
 
 
 async def _reap(protocol: PeerProtocol, listener: Listener) -> None:

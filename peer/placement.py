@@ -28,12 +28,12 @@ def choose_blocks(total: int, count: int, held: Iterable[BlockRange]) -> BlockRa
     return BlockRange(start, start + count)
 
 
-def blocks_that_fit(block_bytes: list[int], cache_bytes_per_block: int, free_bytes: int) -> int:
-    """How many blocks of these sizes, each with its cache, fit into 80 % of the free memory (perhaps none)."""
-    room, count = int(0.8 * free_bytes), 0
+def blocks_that_fit(block_bytes: list[int], cache_bytes_per_block: int, room_bytes: int) -> int:
+    """How many blocks of these sizes, in this order and each with its cache, fit into the room (perhaps none)."""
+    count = 0
     for size in block_bytes:
-        room -= size + cache_bytes_per_block
-        if room < 0:
+        room_bytes -= size + cache_bytes_per_block
+        if room_bytes < 0:
             break
         count += 1
     return count

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from peer.accepted import AcceptedEdges
+from peer.gathering import Gathering
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
 from peer.opening import Opener
-from peer.scheduler import Scheduler
+from peer.pace import Pace
+from peer.scheduler import Forward, Scheduler
 from peer.sessions import GATEWAY_SILENT_S, Session, Sessions
 from shared.errors import (
     CacheOverrun,
@@ -28,7 +31,7 @@ from shared.errors import (
 from shared.links import Handler, Link
 from shared.pool import IDLE_S, LinkPool
 from shared.types import Fingerprint, PeerId, SessionId
-from shared.wire import AnyMessage, Close, Failure, Open, Opened, Ping, Pong
+from shared.wire import AnyMessage, Close, Extend, Extended, Failure, Open, Opened, Ping, Pong
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +54,15 @@ class PeerProtocol:
         blocks: Blocks,
         budget: CacheBudget,
         pool: LinkPool,
-        tokens_per_s: float,
+        pace: Pace,
+        gathering: Gathering,
+        on_forward: Callable[[Forward], None] = lambda forward: None,
     ) -> None:
         self._me = me
         self._pool = pool
-        self._tokens_per_s = tokens_per_s
-        self.sessions = Sessions(budget, self._tell_free_cache)
-        self.scheduler = Scheduler(me, blocks, self.sessions, self.fail)
+        self._tokens_per_s = 1 / pace.decode_s
+        self.sessions = Sessions(budget, self._tell_budget)
+        self.scheduler = Scheduler(me, blocks, self.sessions, self.fail, pace, gathering, on_forward)
         self._opener = Opener(me, fingerprint, blocks, self.sessions, self.scheduler, pool, self.fail)
         self.accepted = AcceptedEdges(self.sessions, self.scheduler, self.fail)
         self._gateways: dict[PeerId, Link] = {}
@@ -72,6 +77,9 @@ class PeerProtocol:
         match message:
             case Open():
                 self._open(link, message)
+            case Extend():
+                if session := self._session_of(link, message.session):
+                    self._extend(link, session, message.reserve)
             case Close():
                 if session := self._session_of(link, message.session):
                     self.close(session)
@@ -161,6 +169,14 @@ class PeerProtocol:
         except CorollaError as error:
             self.fail(session, error)
 
+    def _extend(self, link: Link, session: Session, reserve: int) -> None:
+        """Answer with what the session holds then: a refusal leaves it as it was, and the gateway to its choices."""
+        try:
+            self.sessions.extend(session, reserve)
+        except OutOfCache as error:
+            logger.info("session %s stays at %d tokens: %s", session.id[:8], session.reserve, error)
+        link.send(Extended(session=session.id, reserve=session.reserve))
+
     def _failure(self, session: str, error: CorollaError, held: Session | None = None) -> Failure:
         """What broke the session's rules came from upstream; the rest is this peer's own."""
         if isinstance(error, HopFailed):
@@ -173,14 +189,15 @@ class PeerProtocol:
         budget = self.sessions.budget
         return Pong(
             number=number,
-            cache_tokens=budget.total,
-            free_cache_tokens=budget.free,
-            room_tokens=budget.free,
-            longest_tokens=budget.total,
+            cache_tokens=budget.tokens,
+            free_cache_tokens=budget.free_tokens,
+            room_tokens=self.sessions.room_tokens,
+            longest_tokens=budget.longest_tokens,
             sessions=len(self.sessions),
             tokens_per_s=self._tokens_per_s,
         )
 
-    def _tell_free_cache(self) -> None:
+    def _tell_budget(self) -> None:
+        pong = self._pong(0)
         for link in self._gateways.values():
-            link.tell(self._pong(0))
+            link.tell(pong)

@@ -1,4 +1,4 @@
-"""The queue before the torch thread: which session's step runs next. One forward at a time.
+"""The queue before the torch thread: collects what waits, runs it as one forward, sends on what comes out.
 
 Only the torch thread touches caches; a session that is closed meanwhile is freed between two forwards.
 """
@@ -6,48 +6,75 @@ Only the torch thread touches caches; a session that is closed meanwhile is free
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 import torch
 
+from peer.batch import Share, Slice, plan
+from peer.gathering import Gathering
 from peer.model.blocks import Blocks
-from peer.sessions import Fail, Session, Sessions
+from peer.model.ragged import Part
+from peer.pace import Pace
+from peer.sessions import Fail, Session, Sessions, Waiting
+from peer.turns import Turns
 from shared.edges import as_hop_failure
 from shared.errors import CorollaError, HopFailed, LinkLost
 from shared.tensors import Encoded, check_finite, decode_hidden, encode_hidden
 from shared.types import PeerId
-from shared.wire import Output, Step
+from shared.wire import HOPS_LIMIT, HopTime, Output, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a forward sends on: a Step for the next hop, or the Output for the gateway."""
+class Forward:
+    """What one forward was, for those who count: sessions, tokens of decode steps and of prompts, seconds."""
 
-    message: Step | Output
-    payload: memoryview
+    sessions: int
+    decode_tokens: int
+    prefill_tokens: int
+    seconds: float
+    queued_s: float
+    """Longest time that a step of it had waited."""
+
+
+Results = list[tuple[Step | Output, memoryview]] | CorollaError
+"""What a share's slices send on, in order; or why its session cannot go on."""
 
 
 class Scheduler:
-    """Runs the steps of all sessions, taking turns; `on_failure` hears of sessions whose step cannot be run."""
+    """Runs the steps of all sessions; `on_failure` hears of sessions whose step cannot be run."""
 
-    def __init__(self, me: PeerId, blocks: Blocks, sessions: Sessions, on_failure: Fail) -> None:
+    def __init__(
+        self,
+        me: PeerId,
+        blocks: Blocks,
+        sessions: Sessions,
+        on_failure: Fail,
+        pace: Pace,
+        gathering: Gathering,
+        on_forward: Callable[[Forward], None] = lambda forward: None,
+    ) -> None:
         self._me = me
         self.blocks = blocks
         self._sessions = sessions
         self._on_failure = on_failure
-        self._turns: deque[Session] = deque()
+        self._pace = pace
+        self._on_forward = on_forward
+        self._gathering = gathering
+        self._turns = Turns(one_at_a_time=not blocks.batches)
+        self._token_bytes = blocks.hidden_size * blocks.dtype.itemsize
         self._wake = asyncio.Event()
-        self._running: Session | None = None
+        self._running: list[Session] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
 
     def enqueue(self, session: Session, step: Step, payload: memoryview) -> None:
         """Queue a step that the session's cursor has admitted."""
-        session.queue.append((step, payload))
-        if session not in self._turns and session is not self._running:
-            self._turns.append(session)
+        session.queue.append(Waiting(step, payload, time.monotonic()))
+        self._turns.add(session)
         self._wake.set()
 
     def wake(self) -> None:
@@ -56,85 +83,173 @@ class Scheduler:
 
     def closed(self, session: Session) -> None:
         """Free a session that was closed, now or when its forward is over."""
-        if session in self._turns:
-            self._turns.remove(session)
-        if session is not self._running:
+        self._turns.remove(session)
+        self._gathering.forget(session)
+        if session not in self._running:
             self._sessions.free(session)
 
     async def run(self) -> None:
         """Serve for ever."""
         while True:
-            session = self._next()
-            if session is None:
+            await self._gather()
+            shares = self._turns.next(self._plan)
+            if shares:
+                await self._serve(shares)
+            else:
                 self._wake.clear()
                 await self._wake.wait()
-            else:
-                await self._serve(session)
+
+    async def _gather(self) -> None:
+        """Wait for more sessions where that pays, but no longer than a decode step takes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.decode_s):
+                while self._turns.waiting and not self._gathering.enough(self._turns.waiting):
+                    self._wake.clear()
+                    await self._wake.wait()
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _next(self) -> Session | None:
-        """The first session, in turn, whose outgoing edge can take the result of its first step."""
-        for _ in range(len(self._turns)):
-            session = self._turns.popleft()
-            if session.outlet and session.outlet.has_room(self._result_bytes(session.queue[0][0])):
-                return session
-            self._turns.append(session)
-        return None
+    def _plan(self, sessions: Sequence[Session]) -> list[Share]:
+        return plan(sessions, self._pace.prefill_tokens(), self._token_bytes)
 
-    def _result_bytes(self, step: Step) -> int:
-        return step.count * self.blocks.hidden_size * self.blocks.dtype.itemsize
-
-    async def _serve(self, session: Session) -> None:
-        step, payload = session.queue.popleft()
-        self._running = session
+    async def _serve(self, shares: list[Share]) -> None:
+        self._running = [share.session for share in shares]
+        for share in shares:
+            _take(share)
+        started = time.monotonic()
         try:
-            if session.inlet:
-                session.inlet.taken(len(payload))
-            result = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._forward, session, step, payload
-            )
-            if session.outlet and not session.closed:
-                session.outlet.send(result.message, result.payload)
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._thread, self._forward, shares, started)
+            seconds = time.monotonic() - started
+            for share, result in zip(shares, results, strict=True):
+                self._deliver(share, result)
+            self._count(shares, started, seconds)
+        finally:
+            self._running = []
+            for share in shares:
+                self._return(share.session)
+
+    def _deliver(self, share: Share, result: Results) -> None:
+        """Send a share's results to the next hop, unless its session has ended meanwhile."""
+        session = share.session
+        if session.closed or session.outlet is None:
+            return
+        if not share.prefills:
+            self._gathering.ran(session)
+        if isinstance(result, CorollaError):
+            self._on_failure(session, result)
+            return
+        try:
+            for message, payload in result:
+                session.outlet.send(message, payload)
         except LinkLost as error:
             self._on_failure(session, as_hop_failure(error, session.downstream))
-        except CorollaError as error:
-            self._on_failure(session, error)
-        except Exception as error:  # noqa: BLE001 - what others sent meets torch and the family's own code here
-            self._on_failure(session, HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}"))
-        finally:
-            self._running = None
-            self._requeue(session)
 
-    def _requeue(self, session: Session) -> None:
+    def _return(self, session: Session) -> None:
         if session.closed:
             self._sessions.free(session)
         elif session.queue:
-            self._turns.append(session)
+            head = session.queue[0]
+            head.since = time.monotonic() if head.done else head.since  # what is left of it waits from now on
+            self._turns.add(session)
 
-    def _forward(self, session: Session, step: Step, payload: memoryview) -> Result:
-        """On the torch thread: check, run, check, encode."""
-        blocks = self.blocks
-        hidden = decode_hidden(Encoded(step.tensors, payload), (step.count, blocks.hidden_size))
-        check_finite(hidden, session.upstream)
-        out = blocks.forward(hidden, session.cache, step.position)
-        check_finite(out, self._me)
-        if not session.last:
-            specs, data = encode_hidden(out)
-            return Result(msgspec.structs.replace(step, tensors=specs), data)
-        rows = {"none": out[:0], "last": out[-1:], "all": out}[step.returns]
-        return _output(step, rows)
+    def _count(self, shares: list[Share], started: float, seconds: float) -> None:
+        prefill = sum(share.tokens for share in shares if share.prefills)
+        tokens = sum(share.tokens for share in shares)
+        self._pace.observe(tokens, prefill, seconds)
+        queued_s = max(started - part.waiting.since for share in shares for part in share.slices)
+        self._on_forward(Forward(len(shares), tokens - prefill, prefill, seconds, queued_s))
+
+    # On the torch thread
+
+    def _forward(self, shares: list[Share], started: float) -> list[Results]:
+        """Check, run together, check, encode. What fails together is tried alone: only who is at fault fails."""
+        inputs = [self._input(share) for share in shares]
+        parts = [part for part in inputs if isinstance(part, Part)]
+        outputs = iter(self._run(parts))
+        results = [next(outputs) if isinstance(part, Part) else part for part in inputs]
+        seconds = time.monotonic() - started
+        return [
+            self._results(share, result, started, seconds) if isinstance(result, torch.Tensor) else result
+            for share, result in zip(shares, results, strict=True)
+        ]
+
+    def _input(self, share: Share) -> Part | CorollaError:
+        session, first = share.session, share.slices[0]
+        try:
+            pieces = [self._hidden(part) for part in share.slices]
+            hidden = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            check_finite(hidden, session.upstream)
+        except CorollaError as error:
+            return error
+        return Part(hidden, session.cache, first.waiting.step.position + first.start)
+
+    def _hidden(self, part: Slice) -> torch.Tensor:
+        step = part.waiting.step
+        whole = decode_hidden(Encoded(step.tensors, part.waiting.payload), (step.count, self.blocks.hidden_size))
+        return whole[part.start : part.end]
+
+    def _run(self, parts: list[Part]) -> list[torch.Tensor | CorollaError]:
+        try:
+            outputs = self.blocks.forward_together(parts) if parts else []
+            return [self._checked(output) for output in outputs]
+        except CorollaError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - what others sent meets torch and the family's own code here
+            failure = HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}")
+        return [failure] if len(parts) == 1 else [self._run([part])[0] for part in parts]
+
+    def _checked(self, output: torch.Tensor) -> torch.Tensor | CorollaError:
+        try:
+            check_finite(output, self._me)
+        except HopFailed as error:
+            return error
+        return output
+
+    def _results(self, share: Share, output: torch.Tensor, started: float, seconds: float) -> Results:
+        outputs = output.split([part.end - part.start for part in share.slices])
+        return [
+            _result(part, rows, share.session.last, (_us(started - part.waiting.since), _us(seconds)))
+            for part, rows in zip(share.slices, outputs, strict=True)
+        ]
 
 
-def _output(step: Step, rows: torch.Tensor) -> Result:
-    specs, data = encode_hidden(rows)
-    message = Output(
+def _take(share: Share) -> None:
+    """Take a share's slices out of the queue, and make room in the window for what comes next."""
+    session = share.session
+    for part in share.slices:
+        part.waiting.done = part.end
+        if not part.waiting.left:
+            session.queue.popleft()
+        if session.inlet:
+            session.inlet.taken(part.payload_bytes)
+
+
+def _result(part: Slice, rows: torch.Tensor, last: bool, spent: HopTime) -> tuple[Step | Output, memoryview]:
+    """What a slice sends on: as a step of its own to the next hop, or as an output to the gateway."""
+    step = part.waiting.step
+    whole = part.end == step.count
+    returns = step.returns if whole or step.returns == "all" else "none"
+    hops = (*step.hops, spent)[-HOPS_LIMIT:]
+    position, count = step.position + part.start, part.end - part.start
+    if not last:
+        specs, data = encode_hidden(rows)
+        changes = {"position": position, "count": count, "returns": returns, "tensors": specs, "hops": hops}
+        return msgspec.structs.replace(step, **changes), data
+    wanted = {"none": rows[:0], "last": rows[-1:], "all": rows}[returns]
+    specs, data = encode_hidden(wanted)
+    output = Output(
         session=step.session,
         epoch=step.epoch,
         round=step.round,
-        position=step.position + step.count - len(rows),
-        count=len(rows),
+        position=position + count - len(wanted),
+        count=len(wanted),
         tensors=specs,
+        hops=hops,
     )
-    return Result(message, data)
+    return output, data
+
+
+def _us(seconds: float) -> int:
+    return max(0, round(seconds * 1e6))

@@ -22,6 +22,21 @@ REMEMBER_CLOSED_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
+class Waiting:
+    """A step in a session's queue: its first `done` tokens have run; `since` when it came, by the monotonic clock."""
+
+    step: Step
+    payload: memoryview
+    since: float
+    done: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens that have not run."""
+        return self.step.count - self.done
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """One sequence being generated, as this hop sees it."""
 
@@ -33,7 +48,8 @@ class Session:
     reserve: int
     cursor: Cursor
     cache: SessionCache
-    queue: deque[tuple[Step, memoryview]] = field(default_factory=deque)
+    cache_bytes: int = 0  # of the peer's budget; what `Sessions` took for it, and gives back
+    queue: deque[Waiting] = field(default_factory=deque)
     inlet: Inlet | None = None
     outlet: Outlet | None = None
     edge: DialledEdge | None = None  # to the next hop; the last hop answers on a link that the gateway dialled
@@ -60,11 +76,14 @@ Fail = Callable[[Session, CorollaError], None]
 
 
 class Sessions:
-    """All sessions of a peer. Opening reserves cache; `close` ends a session, `free` gives its cache back."""
+    """All sessions of a peer. Opening and extending reserve cache; `close` ends a session, `free` gives it back.
 
-    def __init__(self, budget: CacheBudget, on_freed: Callable[[], None]) -> None:
+    `on_budget` is called whenever what is free has changed.
+    """
+
+    def __init__(self, budget: CacheBudget, on_budget: Callable[[], None]) -> None:
         self.budget = budget
-        self._on_freed = on_freed
+        self._on_budget = on_budget
         self._sessions: dict[SessionId, Session] = {}
         self._closed_at: dict[SessionId, float] = {}
 
@@ -73,6 +92,11 @@ class Sessions:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
+
+    @property
+    def room_tokens(self) -> int:
+        """The longest session that can be opened now."""
+        return self.budget.room_tokens if len(self) < SESSIONS_LIMIT else 0
 
     def get(self, session: SessionId) -> Session | None:
         """The session with this id, unless it has ended."""
@@ -85,8 +109,18 @@ class Sessions:
             raise ProtocolError("a session with this id exists or existed here")
         if len(self._sessions) >= SESSIONS_LIMIT:
             raise OutOfCache(f"this peer holds {SESSIONS_LIMIT} sessions, its limit")
-        self.budget.reserve(session.reserve)
+        session.cache_bytes = self.budget.open(session.blocks, session.reserve)
         self._sessions[session.id] = session
+        self._on_budget()
+
+    def extend(self, session: Session, reserve: int) -> None:
+        """Let the session grow to `reserve` tokens; with less than it holds, nothing changes. Raises OutOfCache."""
+        if reserve <= session.reserve:
+            return
+        session.cache_bytes = self.budget.extend(session.cache_bytes, session.blocks, reserve)
+        session.cache.grow(reserve)
+        session.reserve = reserve
+        self._on_budget()
 
     def close(self, session: Session) -> None:
         """End the session: no step of it runs any more, and late frames are known as such."""
@@ -98,8 +132,8 @@ class Sessions:
         """Give the cache back. Only for a closed session that no forward uses."""
         assert session.closed
         if self._sessions.pop(session.id, None):
-            self.budget.release(session.reserve)
-            self._on_freed()
+            self.budget.release(session.cache_bytes)
+            self._on_budget()
 
     def recently_closed(self, session: str) -> bool:
         """True for a session that ended within the last minute: late frames of it are dropped in silence."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peer.memory import MemoryCap
 from shared.options import NodeSettings
 from shared.types import BlockRange
 
@@ -17,5 +18,8 @@ class PeerSettings(NodeSettings):
     blocks: BlockRange | None
     num_blocks: int | None
     quantize: str
-    cache_tokens: int
+    cache_tokens: int | None  # None: as many as the memory allows
+    memory: MemoryCap | None
     name: str | None
+    metrics_port: int | None
+    metrics_host: str

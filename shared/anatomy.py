@@ -21,6 +21,7 @@ _LAYERS = ("layers", "h", "blocks")
 _EMBEDDINGS = ("embed_tokens", "word_embeddings", "wte", "embed_in")
 _NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "final_norm")
 _SCALES = ("embedding_multiplier", "embed_scale", "scale_emb")  # numbers that a forward multiplies `inputs_embeds` by
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # fields of a configuration with one entry a block
 
 
@@ -116,3 +117,12 @@ def variant(model: nn.Module, path: tuple[str, ...], config: PreTrainedConfig, p
 def takes_position_ids(model: nn.Module) -> bool:
     """False for families that count positions themselves, from the cache."""
     return "position_ids" in inspect.signature(type(model).forward).parameters
+
+
+def context_length(config: PreTrainedConfig) -> int:
+    """Tokens that the model was made for. Raises CheckpointError when its configuration does not say."""
+    for name in _CONTEXTS:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise CheckpointError(f"config.json does not say how long a context may be: it has none of {_CONTEXTS}")

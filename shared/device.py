@@ -47,6 +47,17 @@ def free_memory(device: torch.device) -> int:
     return min(psutil.virtual_memory().available, _cgroup_free())
 
 
+def whole_memory(device: torch.device) -> int:
+    """Bytes that the device has, used or not: on a CPU the lesser of the machine's and the cgroup's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
+        limit = psutil.virtual_memory().total
+    return min(psutil.virtual_memory().total, limit)
+
+
 def _cgroup_free() -> int:
     try:
         limit = int((_CGROUP / "memory.max").read_text())

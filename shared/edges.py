@@ -12,6 +12,7 @@ from shared.types import PeerId, SessionId
 from shared.wire import WINDOW_BYTES, Ack, AnyMessage, Attach, Attached, Detach, Failure, Message, Output
 
 ATTACH_S = 8.0
+ACK_BYTES = WINDOW_BYTES // 64  # acknowledged together: a decode step's few bytes are not worth a frame each
 
 Edge = Literal["steps", "outputs"]
 """What a data link carries for a session: steps to the dialled node, or outputs to the dialler."""
@@ -26,9 +27,14 @@ class Outlet:
         self._sent = 0
         self._received = 0
 
+    @property
+    def room(self) -> int:
+        """Payload bytes that fit into the window now."""
+        return WINDOW_BYTES - (self._sent - self._received)
+
     def has_room(self, size: int) -> bool:
         """True when `size` more payload bytes fit into the window."""
-        return self._sent - self._received + size <= WINDOW_BYTES
+        return size <= self.room
 
     def send(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Send a frame for which there is room. Raises LinkLost."""
@@ -52,6 +58,7 @@ class Inlet:
         self._session = session
         self._arrived = 0
         self._taken = 0
+        self._told = 0
 
     def arrived(self, size: int) -> None:
         """Raises ProtocolError when the sender went beyond the window."""
@@ -60,9 +67,10 @@ class Inlet:
             raise ProtocolError(f"more than {WINDOW_BYTES} bytes are unacknowledged")
 
     def taken(self, size: int) -> None:
-        """A frame left the queue: tell the sender, if it still listens."""
+        """A frame left the queue: tell the sender, if it still listens, whenever that makes a difference to it."""
         self._taken += size
-        if size:
+        if self._taken - self._told >= ACK_BYTES:
+            self._told = self._taken
             self.link.tell(Ack(session=self._session, received=self._taken))
 
 

@@ -69,6 +69,18 @@ class OutOfCache(CorollaError):
     """A peer has too few free cache tokens for a reservation."""
 
 
+class CacheFull(OutOfCache):
+    """What is missing is held by other sessions now: it may become free."""
+
+
+class QueueFull(CorollaError):
+    """As many requests as the gateway lets wait for cache are waiting already."""
+
+
+class QueueTimeout(CorollaError):
+    """A request waited for cache as long as the gateway lets one wait."""
+
+
 class CacheOverrun(CorollaError):
     """A session grew beyond what it reserved."""
 

@@ -7,6 +7,7 @@ dialled node's nonce inside TLS. Then both know each other, and agree on a swarm
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 import socket
@@ -18,7 +19,7 @@ import msgspec
 from shared.certificate import client_context, peer_of, server_context
 from shared.errors import BadIdentity, CorollaError, DeadlinePassed, LinkLost, VersionMismatch
 from shared.identity import Identity, verify
-from shared.links import HANDSHAKE_S, Handler, Link, Role
+from shared.links import HANDSHAKE_S, Handler, Link, Role, Traffic
 from shared.types import PeerId
 from shared.wire import PROTOCOL, Challenge, Hello, Versions, Welcome
 
@@ -29,13 +30,24 @@ LABEL = b"corolla-hello-v1:"
 
 
 async def dial(
-    host: str, port: int, *, to: PeerId, identity: Identity, swarm: str, role: Role, deadline_s: float = HANDSHAKE_S
+    host: str,
+    port: int,
+    *,
+    to: PeerId,
+    identity: Identity,
+    swarm: str,
+    role: Role,
+    deadline_s: float = HANDSHAKE_S,
+    traffic: Traffic | None = None,
 ) -> Link:
-    """A link to the peer `to`. Raises LinkLost, BadIdentity, VersionMismatch, ProtocolError, DeadlinePassed."""
+    """A link to the peer `to`, counted in `traffic`.
+
+    Raises LinkLost, BadIdentity, VersionMismatch, ProtocolError, DeadlinePassed.
+    """
     try:
         async with asyncio.timeout(deadline_s):
             _, link = await asyncio.get_running_loop().create_connection(
-                Link, host, port, ssl=client_context(), server_hostname="corolla.invalid"
+                functools.partial(Link, traffic), host, port, ssl=client_context(), server_hostname="corolla.invalid"
             )
     except TimeoutError as error:
         raise DeadlinePassed(f"{host}:{port} did not answer within {deadline_s:g} s") from error
@@ -66,7 +78,10 @@ async def _introduce(link: Link, to: PeerId, identity: Identity, swarm: str, rol
 class Listener:
     """Accepts links; `on_link` names the handler of each one whose dialler has proven who it is."""
 
-    def __init__(self, identity: Identity, swarm: str, on_link: Callable[[Link], Handler]) -> None:
+    def __init__(
+        self, identity: Identity, swarm: str, on_link: Callable[[Link], Handler], traffic: Traffic | None = None
+    ) -> None:
+        self.traffic = traffic or Traffic()
         self._identity = identity
         self._swarm = swarm
         self._on_link = on_link
@@ -143,7 +158,7 @@ class _Accepted(Link):
     """A link that somebody dialled to us."""
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__()
+        super().__init__(listener.traffic)
         self._listener = listener
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

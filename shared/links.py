@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, cast
 
 from shared.errors import CorollaError, DeadlinePassed, FrameError, LinkLost, ProtocolError, VersionMismatch
@@ -37,10 +38,19 @@ class Handler(Protocol):
     def lost(self, link: Link, reason: str) -> None: ...
 
 
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of frames, whole, that all links which share it have carried; TLS comes on top."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
 class Link(asyncio.BufferedProtocol):
     """One connection, once its handshake is over. `peer` is proven; `heard_at` is when its last byte came."""
 
-    def __init__(self) -> None:
+    def __init__(self, traffic: Traffic | None = None) -> None:
+        self._traffic = traffic or Traffic()
         self.peer = _NOBODY
         self.role: Role = "control"
         self.heard_at = time.monotonic()
@@ -76,7 +86,9 @@ class Link(asyncio.BufferedProtocol):
         if self._transport.get_write_buffer_size() > UNREAD_LIMIT:
             self.abort("the other side does not read")
             raise LinkLost(f"{self.peer} does not read what it is sent")
-        self._transport.write(encode_frame(message, payload))
+        frame = encode_frame(message, payload)
+        self._traffic.sent_bytes += len(frame)
+        self._transport.write(frame)
 
     def tell(self, message: Message) -> None:
         """Send what a link that has ended need not hear."""
@@ -136,6 +148,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.heard_at = time.monotonic()
+        self._traffic.received_bytes += nbytes
         if self.closed:
             return  # what still comes is overwritten, unread
         self._filled += nbytes

@@ -8,6 +8,7 @@ read. Knows nothing of caches, peers or gateways; code from a checkpoint is neve
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from transformers.utils.logging import disable_progress_bar
 from shared.errors import CheckpointError, ModelNotFound
 from shared.families import check_family
 from shared.freed_memory import return_freed_memory
-from shared.weight_layout import lay_out_for_decoding
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -72,7 +72,6 @@ def load_partial(
         raise CheckpointError(f"{directory} lacks {len(missing)} tensors of this part, such as {missing[0]}")
     if report["mismatched_keys"]:
         raise CheckpointError(f"{directory} has tensors whose shapes do not fit its config.json")
-    lay_out_for_decoding(model)
     return_freed_memory()
     return model.requires_grad_(False).eval()
 
@@ -81,21 +80,41 @@ def _without(model_class: type[PreTrainedModel], remove: Callable[[PreTrainedMod
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         model_class.__init__(self, config, *args, **kwargs)
         remove(self)
+        emptied = {rf"^{re.escape(name)}$" for name, weight in self.named_parameters() if not weight.numel()}
+        self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *emptied}
 
     body = {"__init__": __init__, "__module__": model_class.__module__}
     return type(model_class.__name__, (model_class,), body)
 
 
+def stored_names(directory: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Checkpoint names of the tensors that are wanted. Raises CheckpointError."""
+    return list(_holders(directory, wanted))
+
+
+def map_tensor(directory: Path, name: str) -> torch.Tensor:
+    """A tensor over the mapped file, in the dtype that is stored: read where it is touched. Raises CheckpointError.
+
+    It outlives `directory`, if that is a folder of links.
+    """
+    return _holders(directory, name.__eq__, backend="mmap")[name].get_tensor(name)
+
+
 def _lazy_tensors(directory: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """Checkpoint name to a slice that reads its tensor when transformers asks for it."""
-    tensors: dict[str, Any] = {}
+    return {name: file.get_slice(name) for name, file in _holders(directory, wanted).items()}
+
+
+def _holders(directory: Path, wanted: Callable[[str], bool], backend: str = "pread") -> dict[str, Any]:
+    """Checkpoint name to the opened file that holds it."""
+    holders: dict[str, Any] = {}
     for file, names in _files_of(directory, wanted).items():
         try:
-            opened = safe_open(directory / file, framework="pt", backend="pread")
-            tensors |= {name: opened.get_slice(name) for name in names or filter(wanted, opened.keys())}
+            opened = safe_open(directory / file, framework="pt", backend=backend)
+            holders |= dict.fromkeys(names or filter(wanted, opened.keys()), opened)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{directory / file} cannot be read: {error}") from error
-    return tensors
+    return holders
 
 
 def _files_of(directory: Path, wanted: Callable[[str], bool]) -> Mapping[str, list[str]]:

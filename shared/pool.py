@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from shared.errors import CorollaError, LinkLost, ProtocolError
 from shared.handshake import dial
 from shared.identity import Identity
-from shared.links import Link, Role
+from shared.links import Link, Role, Traffic
 from shared.types import PeerId
 from shared.wire import AnyMessage
 
@@ -22,7 +22,8 @@ Addresses = Callable[[PeerId], Sequence[tuple[str, int]]]
 class Dialler:
     """Makes links to peers whose addresses its own table knows: nobody can be told where to dial."""
 
-    def __init__(self, identity: Identity, swarm: str, addresses: Addresses) -> None:
+    def __init__(self, identity: Identity, swarm: str, addresses: Addresses, traffic: Traffic | None = None) -> None:
+        self._traffic = traffic or Traffic()
         self._identity = identity
         self._swarm = swarm
         self._addresses = addresses
@@ -43,7 +44,16 @@ class Dialler:
                 attempt.add_done_callback(lambda ended: _close_loser(ended, winner))
 
     async def _try(self, peer: PeerId, host: str, port: int, role: Role) -> Link:
-        return await dial(host, port, to=peer, identity=self._identity, swarm=self._swarm, role=role, deadline_s=DIAL_S)
+        return await dial(
+            host,
+            port,
+            to=peer,
+            identity=self._identity,
+            swarm=self._swarm,
+            role=role,
+            deadline_s=DIAL_S,
+            traffic=self._traffic,
+        )
 
 
 async def _first(attempts: list[asyncio.Task[Link]], peer: PeerId) -> Link:

@@ -11,14 +11,18 @@ from pathlib import Path
 import torch
 
 from gateway.swarm.control import Control
+from peer.gathering import Gathering
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
+from peer.pace import Pace
 from peer.protocol import PeerProtocol
 from shared.changes import Changes
 from shared.handshake import Listener
 from shared.identity import Identity
 from shared.pool import Dialler, LinkPool
 from shared.types import BlockRange, Fingerprint, PeerId
+
+ALONE = Gathering(lambda: False, at_once=1)
 
 SWARM = "loopback"
 FINGERPRINT = Fingerprint("f" * 64)
@@ -36,8 +40,9 @@ class LocalPeer:
             directory, self.blocks, dtype=torch.float32, device=torch.device("cpu"), quantization="none"
         )
         self.pool = LinkPool(Dialler(self.identity, SWARM, lambda peer: addresses.get(peer, [])))
+        budget = CacheBudget.of_tokens(cache_tokens, self.blocks, loaded.cache_bytes)
         self.protocol = PeerProtocol(
-            self.identity.peer, FINGERPRINT, loaded, CacheBudget(cache_tokens), self.pool, tokens_per_s=10.0
+            self.identity.peer, FINGERPRINT, loaded, budget, self.pool, Pace(decode_s=0.1, token_s=0.01), ALONE
         )
         self.listener = Listener(self.identity, SWARM, self.protocol.on_link)
 

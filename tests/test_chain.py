@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
+import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -21,12 +22,12 @@ from gateway.swarm.control import Control
 from peer.model.blocks import Blocks
 from shared.changes import Changes
 from shared.edges import DialledEdge
-from shared.errors import HopFailed
+from shared.errors import DeadlinePassed, HopFailed
 from shared.identity import Identity
 from shared.pool import Dialler, LinkPool
 from shared.tensors import decode_hidden, encode_hidden
 from shared.types import BlockRange, Fingerprint, PeerId, SessionId, Span
-from shared.wire import Ack, Close, Open, Step
+from shared.wire import Ack, Close, HopTime, Open, Output, Step
 from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer, control_link
 from tests.tiny_models import make_tiny_model
 
@@ -58,7 +59,7 @@ class Swarm:
         return Chain(self.identity.peer, self.route, self.controls, self.pool)
 
     def free(self) -> list[int]:
-        return [peer.protocol.sessions.budget.free for peer in self.peers]
+        return [peer.protocol.sessions.budget.free_tokens for peer in self.peers]
 
     async def all_free(self) -> None:
         """Return when every cache token is free again, within 2 s, and the gateway has been told of it unasked."""
@@ -122,7 +123,8 @@ async def test_links_are_used_again_by_the_next_session(swarm: Swarm) -> None:
 
 async def test_a_prompt_longer_than_the_window_goes_through(swarm: Swarm) -> None:
     for peer in swarm.peers:
-        peer.protocol.sessions.budget.total = peer.protocol.sessions.budget.free = 100_000
+        budget = peer.protocol.sessions.budget
+        budget.total = budget.free = 100 * budget.total
     chain = swarm.chain()
     await chain.open(FINGERPRINT, 20_000)
     await asyncio.wait_for(run(chain, torch.randn(20_000, HIDDEN), 0, chunk=4000), 60)  # 5 MB, the window is 4 MB
@@ -130,13 +132,14 @@ async def test_a_prompt_longer_than_the_window_goes_through(swarm: Swarm) -> Non
 
 
 async def test_too_little_cache_on_one_hop_frees_the_others(swarm: Swarm) -> None:
-    swarm.peers[1].protocol.sessions.budget.reserve(995)
+    busy = swarm.peers[1]
+    held = busy.protocol.sessions.budget.open(busy.blocks, 895)  # of 900 that may be opened
     chain = swarm.chain()
     with pytest.raises(HopFailed) as failure:
         await chain.open(FINGERPRINT, 20)
-    assert (failure.value.code, failure.value.peer) == ("out_of_cache", swarm.peers[1].identity.peer)
+    assert (failure.value.code, failure.value.peer) == ("out_of_cache", busy.identity.peer)
     chain.close()
-    swarm.peers[1].protocol.sessions.budget.release(995)
+    busy.protocol.sessions.budget.release(held)
     await swarm.all_free()
 
 
@@ -211,6 +214,162 @@ async def test_a_step_beyond_the_reservation_ends_the_session(swarm: Swarm) -> N
     with pytest.raises(HopFailed) as failure:
         await run(chain, torch.randn(5, HIDDEN), 0, chunk=5)
     assert failure.value.code == "cache_overrun"
+    chain.close()
+
+
+async def test_an_extended_session_goes_on_beyond_its_first_reservation(swarm: Swarm, model: Path) -> None:
+    hidden = torch.randn(30, HIDDEN)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 10)
+    await run(chain, hidden[:10], 0)
+    assert chain.reserve == 10
+    assert await chain.extend(30)
+    assert chain.reserve == 30
+    assert swarm.free() == [970] * 3
+    assert torch.allclose(await run(chain, hidden[10:], 10), whole(model, hidden)[-1:], atol=1e-5)
+    chain.close()
+    await swarm.all_free()
+
+
+async def test_one_hop_without_room_refuses_an_extend_and_the_session_goes_on(swarm: Swarm) -> None:
+    busy = swarm.peers[1]
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 10)
+    budget = busy.protocol.sessions.budget
+    held = budget.open(busy.blocks, 890)
+    assert not await chain.extend(200)
+    assert chain.reserve == 10
+    await run(chain, torch.randn(10, HIDDEN), 0)
+    budget.release(held)
+    assert await chain.extend(150)  # less than the others hold by now
+    assert chain.reserve == 150
+    chain.close()
+    await swarm.all_free()
+
+
+async def test_decoding_goes_on_while_an_extend_is_under_way(swarm: Swarm, model: Path) -> None:
+    hidden = torch.randn(40, HIDDEN)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    extending = asyncio.create_task(chain.extend(40))
+    for position in range(20):
+        await run(chain, hidden[position : position + 1], position)
+    assert await extending
+    assert torch.allclose(await run(chain, hidden[20:], 20), whole(model, hidden)[-1:], atol=1e-5)
+    chain.close()
+
+
+async def test_an_extend_that_is_not_answered_in_time_is_a_refusal(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.swarm.chain.EXTEND_S", 0.1)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 10)
+    silent = next(iter(swarm.peers[2].protocol.sessions))
+    swarm.peers[2].protocol.sessions.close(silent)  # what is closed is not answered for
+    assert not await chain.extend(20)
+    assert chain.reserve == 10
+    chain.close()
+
+
+async def test_a_hop_that_goes_ends_an_extend(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 10)
+    silent = next(iter(swarm.peers[2].protocol.sessions))
+    swarm.peers[2].protocol.sessions.close(silent)
+    extending = asyncio.create_task(chain.extend(20))
+    for link in list(swarm.peers[2].listener.links):
+        link.abort("the test pulls the plug")
+    with pytest.raises(HopFailed):
+        await asyncio.wait_for(extending, 2)
+    chain.close()
+
+
+async def test_what_nobody_asked_for_extends_nothing(swarm: Swarm) -> None:
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 10)
+    for peer in swarm.controls:
+        chain.hop_extended(peer, 2**31 - 1)
+    assert chain.reserve == 10
+    assert await chain.extend(20)
+    assert chain.reserve == 20
+    chain.close()
+
+
+async def test_what_each_hop_spent_is_told_for_every_output(swarm: Swarm) -> None:
+    told: list[tuple[PeerId, HopTime]] = []
+    chain = Chain(
+        swarm.identity.peer, swarm.route, swarm.controls, swarm.pool, lambda peer, spent: told.append((peer, spent))
+    )
+    await chain.open(FINGERPRINT, 20)
+    await run(chain, torch.randn(8, HIDDEN), 0, chunk=4)
+    assert [peer for peer, _ in told] == 2 * [span.peer for span in swarm.route]
+    assert all(forward_us > 0 for _, (_, forward_us) in told)
+    chain.close()
+
+
+async def test_times_of_more_or_fewer_hops_than_there_are_tell_nothing(swarm: Swarm) -> None:
+    told: list[PeerId] = []
+    chain = Chain(swarm.identity.peer, swarm.route, swarm.controls, swarm.pool, lambda peer, spent: told.append(peer))
+    await chain.open(FINGERPRINT, 20)
+    edge = chain.edges["outputs"]
+    for hops in ((), ((1, 1),), ((1, 1),) * 4):
+        output = Output(session=chain.session, epoch=1, round=0, position=0, count=0, hops=hops)
+        edge.received(edge.link, output, memoryview(b""))
+    assert told == []
+    chain.close()
+
+
+async def test_a_prompt_that_advances_may_take_longer_than_a_hop_may_be_still(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames go in one by one, each when the one before is through, while somebody waits for the output."""
+    monkeypatch.setattr("gateway.swarm.chain.STILL_S", 0.5)
+    through = asyncio.Event()
+    chain = Chain(swarm.identity.peer, swarm.route, swarm.controls, swarm.pool, lambda peer, spent: through.set())
+    await chain.open(FINGERPRINT, 900)
+    chain.begin_round(0)
+    await chain.push(encode_hidden(torch.randn(1, HIDDEN)), "none")
+    waiting = asyncio.create_task(chain.output(HIDDEN))
+    since = time.monotonic()
+    while time.monotonic() - since < 1.1:
+        await asyncio.wait_for(through.wait(), 5)
+        through.clear()
+        await chain.push(encode_hidden(torch.randn(1, HIDDEN)), "none")
+    await chain.push(encode_hidden(torch.randn(1, HIDDEN)), "last")
+    decode_hidden(await asyncio.wait_for(waiting, 5), (1, HIDDEN))
+    chain.close()
+
+
+async def test_a_chain_that_stands_still_fails(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.swarm.chain.STILL_S", 0.1)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    chain.begin_round(0)
+    await chain.push(encode_hidden(torch.randn(3, HIDDEN)), "none")  # nothing is asked for
+    with pytest.raises(DeadlinePassed, match="nothing moved"):
+        await asyncio.wait_for(chain.output(HIDDEN), 5)
+    chain.close()
+
+
+async def test_a_hop_that_repeats_an_output_does_not_seem_to_advance(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.swarm.chain.STILL_S", 0.2)
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    chain.begin_round(0)
+    await chain.push(encode_hidden(torch.randn(3, HIDDEN)), "none")
+    edge = chain.edges["outputs"]
+    again = Output(session=chain.session, epoch=1, round=1, position=3, count=0)
+    waiting = asyncio.create_task(chain.output(HIDDEN))
+    since = time.monotonic()
+    while not waiting.done() and time.monotonic() - since < 5:
+        edge.received(edge.link, again, memoryview(b""))
+        await asyncio.sleep(0)
+    assert waiting.done()
+    with pytest.raises(DeadlinePassed):
+        waiting.result()
     chain.close()
 
 
@@ -300,6 +459,9 @@ class Owner:
 
     def hop_opened(self, peer: PeerId) -> None:
         raise AssertionError("this session must not open")
+
+    def hop_extended(self, peer: PeerId, reserve: int) -> None:
+        raise AssertionError("this session must not be extended")
 
     def hop_failed(self, error: HopFailed) -> None:
         self.failed.set_result(error)

@@ -53,7 +53,7 @@ def test_a_family_that_cannot_be_split_is_refused_by_name(model: Path, tmp_path:
     assert "qwen3_next" in refusal(tmp_path, "peer", "start", "--model", tmp_path / "next")
 
 
-@pytest.mark.parametrize("flag", ["--p2p-port", "--data-port"])
+@pytest.mark.parametrize("flag", ["--p2p-port", "--data-port", "--metrics-port"])
 def test_a_port_in_use(model: Path, tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -14,6 +14,7 @@ from gateway.demo_model import DEMO_MODEL, fetch_demo_model
 from gateway.generation.sampling import SamplingParams
 from gateway.serving import Serving, load
 from gateway.settings import GatewaySettings
+from gateway.swarm.admission import Admission
 from gateway.swarm.peers import Peers
 from gateway.swarm.swarm import Swarm as ChainSwarm
 from shared.addresses import data_addresses
@@ -67,6 +68,9 @@ async def second_gateway(swarm: Swarm, directory: Path, state: Path) -> AsyncIte
         device="cpu",
         dtype="float32",
         threads=1,
+        head="none",
+        queue_length=64,
+        queue_seconds=60,
         state_dir=state,
         cache_dir=default_cache_dir(),
     )
@@ -76,7 +80,7 @@ async def second_gateway(swarm: Swarm, directory: Path, state: Path) -> AsyncIte
     async with Network(identity, settings, default_port=31600) as network:
         dialler = Dialler(identity, swarm.name, lambda peer: data_addresses(network.table.get(peer)))
         peers, pool = Peers(network, dialler, serving.serves), LinkPool(dialler)
-        serving.connect(ChainSwarm(identity.peer, peers, pool), peers)
+        serving.connect(ChainSwarm(identity.peer, peers, pool, Admission(peers.changes, 64, 60)), peers)
         following = asyncio.create_task(peers.run())
         async with asyncio.timeout(20):
             while not serving.whole(serving.models[0]):

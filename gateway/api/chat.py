@@ -17,34 +17,49 @@ from gateway.api.errors import reply_to
 from gateway.api.event_stream import EventStream
 from gateway.api.feed import Feed, unless_gone
 from gateway.api.models import Models
+from gateway.api.observation import Observation
 from gateway.api.unsupported import refuse_unsupported
 from gateway.generation.completion import Piece, ServedModel, complete
 from gateway.generation.sampling import SamplingParams
+from gateway.metrics import RequestMetrics
 from shared.errors import InvalidRequest
 
 DEFAULT_MAX_TOKENS = 1024
-FIRST_PIECE_S = 15  # so long an error can still become a status; then the stream begins, and comments keep it alive
+FIRST_PIECE_S = 15  # after the wait for cache; until then an error becomes a status, then comments keep a stream alive
 
 
 class ChatCompletions:
     """Handler of the chat completion resource. `closing` is set when the program ends."""
 
-    def __init__(self, models: Models, body_limit_bytes: int, closing: asyncio.Event) -> None:
+    def __init__(self, models: Models, metrics: RequestMetrics, body_limit_bytes: int, closing: asyncio.Event) -> None:
         self._models = models
+        self._metrics = metrics
         self._body_limit_bytes = body_limit_bytes
         self._closing = closing
 
     async def create(self, request: Request) -> Response:
+        observation = Observation(self._metrics.arrived(), self._closing)
+        try:
+            return await self._respond(request, observation)
+        except BaseException as error:
+            observation.failed(error)
+            raise
+
+    async def _respond(self, request: Request, observation: Observation) -> Response:
         body = await read_json(request, self._body_limit_bytes)
         refuse_unsupported(body)
         asked = check(ChatRequest, body)
         model = self._models.get(asked.model)
+        observation.asks(model.id)
         prompt = await model.tokenizer.encode_chat([message.for_template() for message in asked.messages])
         params = sampling_params(asked, model, len(prompt))
         include_usage = bool(asked.stream_options and asked.stream_options.include_usage)
         shapes = ChatShapes(model.id, len(prompt), include_usage)
-        feed = Feed(complete(model, prompt, params, tuple(asked.stop or ())), self._closing)
-        return await (_stream(request, feed, shapes) if asked.stream else _answer(request, feed, shapes))
+        observation.accepted(len(prompt))
+        opened = asyncio.Event()
+        pieces = complete(model, prompt, params, tuple(asked.stop or ()), opened.set)
+        feed = Feed(observation.watch(pieces), self._closing)
+        return await (_stream(request, feed, shapes, opened) if asked.stream else _answer(request, feed, shapes))
 
 
 def sampling_params(asked: ChatRequest, model: ServedModel, prompt_tokens: int) -> SamplingParams:
@@ -76,9 +91,10 @@ async def _collect(feed: Feed[Piece]) -> list[Piece]:
     return [piece async for piece in feed]
 
 
-async def _stream(request: Request, feed: Feed[Piece], shapes: ChatShapes) -> Response:
+async def _stream(request: Request, feed: Feed[Piece], shapes: ChatShapes, opened: asyncio.Event) -> Response:
+    """While a request waits for cache, which it may do for longer than `FIRST_PIECE_S`, nothing is sent."""
     try:
-        await unless_gone(request, feed.begun(FIRST_PIECE_S))
+        await unless_gone(request, feed.begun(FIRST_PIECE_S, opened))
     except BaseException:
         await feed.aclose()
         raise

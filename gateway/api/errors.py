@@ -17,6 +17,8 @@ from shared.errors import (
     LinkLost,
     NoRoute,
     OutOfCache,
+    QueueFull,
+    QueueTimeout,
     ShuttingDown,
     UnknownModel,
 )
@@ -36,14 +38,18 @@ class ErrorReply:
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = "server_error" if self.status >= 500 else _KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
+
+_KINDS = {429: "rate_limit_error"}
 
 # The first class that fits decides: status, code, seconds after which another try may succeed.
 _REPLIES: tuple[tuple[type[CorollaError], int, str, int | None], ...] = (
     (NoRoute, 503, "no_route", 5),
-    (OutOfCache, 503, "out_of_cache", 2),
+    (OutOfCache, 503, "out_of_cache", 60),
+    (QueueFull, 429, "queue_full", 5),
+    (QueueTimeout, 503, "queue_timeout", 5),
     (ShuttingDown, 503, "shutting_down", 5),
     (DeadlinePassed, 504, "deadline_passed", None),
     (HopFailed, 502, "hop_failed", None),
@@ -68,6 +74,8 @@ def reply_to(error: Exception) -> ErrorReply:
     for kind, status, code, retry_after_s in _REPLIES:
         if isinstance(error, kind):
             headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+            if code == "out_of_cache":  # no peer is large enough: OpenAI's clients would try twice more by themselves
+                headers["x-should-retry"] = "false"
             blame = "a peer that worked on this answer failed: " if code == "hop_failed" else ""
             return ErrorReply(status, f"{blame}{error}", code, headers=headers)
     log_unexpected(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -31,10 +31,17 @@ class Feed(Generic[Item]):
         self._task.add_done_callback(self._end)
         self._guard = asyncio.create_task(self._watch(closing))
 
-    async def begun(self, within_s: float) -> None:
-        """Returns at the first item, or after `within_s`. Raises what the source raised instead of a first item."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._begun.wait(), within_s)
+    async def begun(self, within_s: float, since: asyncio.Event) -> None:
+        """Returns at the first item, or `within_s` after `since` was set.
+
+        Raises what the source raised instead of a first item.
+        """
+        waits = [asyncio.create_task(self._begun.wait()), asyncio.create_task(_set_for(since, within_s))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
         if self._items.qsize() == 1 and self._task.done():
             self._raise_failure()
 
@@ -79,6 +86,11 @@ class Feed(Generic[Item]):
         if self._task.cancelled() and self._shut_down:
             raise ShuttingDown("the gateway is shutting down")
         self._task.result()
+
+
+async def _set_for(event: asyncio.Event, seconds: float) -> None:
+    await event.wait()
+    await asyncio.sleep(seconds)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

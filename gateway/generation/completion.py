@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -18,9 +18,12 @@ Finish = Literal["stop", "length"]
 class TokenSource(Protocol):
     """What a completion needs of the engine."""
 
-    def generate(self, prompt: list[int], params: SamplingParams) -> AsyncGenerator[int, None]:
+    def generate(
+        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = ...
+    ) -> AsyncGenerator[int, None]:
         """Token ids one by one: up to and with a stop id, else `params.max_tokens` of them.
 
+        `on_open` is called when the swarm has room for it, which may take a while.
         Raises NoRoute, OutOfCache, HopFailed or DeadlinePassed. Closing it frees what it holds elsewhere.
         """
         ...
@@ -51,12 +54,19 @@ class Piece:
 
 
 async def complete(
-    model: ServedModel, prompt: list[int], params: SamplingParams, stop: tuple[str, ...] = ()
+    model: ServedModel,
+    prompt: list[int],
+    params: SamplingParams,
+    stop: tuple[str, ...] = (),
+    on_open: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[Piece, None]:
-    """Pieces of the model's answer, the last with its finish reason. Raises what the engine raises."""
+    """Pieces of the model's answer, the last with its finish reason. Raises what the engine raises.
+
+    `on_open` is called when the swarm has room for it.
+    """
     detokenizer, stops = Detokenizer(model.tokenizer.decode), StopStrings(stop)
     count, ended = 0, False
-    async with aclosing(model.engine.generate(prompt, params)) as tokens:
+    async with aclosing(model.engine.generate(prompt, params, on_open)) as tokens:
         async for token in tokens:
             count += 1
             ended = token in params.stop_ids

@@ -1,26 +1,24 @@
-"""The loop: token ids in, token ids out. Knows chains, ends and the sampler; knows nothing of HTTP, text or peers."""
+"""The loop: token ids in, token ids out. Knows chains and ends; knows nothing of HTTP, text or peers."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import Executor
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
-from gateway.generation.ends import Ends
-from gateway.generation.sampling import SamplingParams, sample
-from shared.tensors import WIDEST_BYTES, Encoded, check_finite, decode_hidden, encode_hidden
+from gateway.generation.reservation import AHEAD_TOKENS, Extendable, Reservation
+from gateway.generation.sampling import SamplingParams
+from gateway.generation.shared_ends import SharedEnds
+from shared.tensors import WIDEST_BYTES, Encoded
 from shared.types import PeerId
 from shared.wire import PAYLOAD_LIMIT
 
 PREFILL_CHUNK = 256
 """Tokens of a prompt that go through the chain at once: hop 2 works on one chunk while hop 1 works on the next."""
 
-T = TypeVar("T")
 
-
-class Chain(Protocol):
+class Chain(Extendable, Protocol):
     """A session over all blocks of the model."""
 
     def begin_round(self, position: int) -> None: ...
@@ -33,53 +31,66 @@ class Chain(Protocol):
     async def output(self, width: int) -> Encoded: ...
 
 
-OpenChain = Callable[[int], AbstractAsyncContextManager[Chain]]
-"""Opens a chain with room for so many tokens."""
+OpenChain = Callable[[int, bool], AbstractAsyncContextManager[Chain]]
+"""Opens a chain with room for so many tokens; True for a request that has begun and goes on, which waits for nobody."""
 
 
 class Engine:
-    """Turns a prompt into a stream of token ids over a chain."""
+    """Turns a prompt into a stream of token ids over a chain; over a second one, when the first has no more room."""
 
-    def __init__(self, ends: Ends, open_chain: OpenChain, torch_thread: Executor) -> None:
+    def __init__(
+        self, ends: SharedEnds, open_chain: OpenChain, on_step: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        """`on_step` hears how long a decode step was in the chain."""
         self._ends = ends
         self._open_chain = open_chain
-        self._torch_thread = torch_thread
+        self._on_step = on_step
         self._chunk = max(1, min(PREFILL_CHUNK, PAYLOAD_LIMIT // (ends.hidden_size * WIDEST_BYTES)))
 
-    async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncGenerator[int, None]:
+    async def generate(
+        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[int, None]:
         """Token ids one by one, the stop token included, at most `params.max_tokens`.
 
         Raises NoRoute, OutOfCache, HopFailed, DeadlinePassed. Closing the iterator frees the caches on all hops.
         """
-        async with self._open_chain(len(prompt) + params.max_tokens) as chain:
-            pending, position = prompt, 0
-            for _ in range(params.max_tokens):
-                hidden = await self._step(chain, pending, position)
-                position += len(pending)
-                token = await self._in_thread(self._choose, hidden, chain.last_peer, params, position)
-                yield token
-                if token in params.stop_ids:
-                    return
-                pending = [token]
+        ids, limit = list(prompt), len(prompt) + params.max_tokens
+        while True:
+            reserve, resuming = min(limit, len(ids) + AHEAD_TOKENS), len(ids) > len(prompt)
+            async with self._open_chain(reserve, resuming) as chain, Reservation(chain, limit) as room:
+                on_open()
+                await self._prefill(chain, ids)
+                with self._ends.session():
+                    goes_on, pushed_at = True, None
+                    while goes_on:
+                        output = await self._output(chain, pushed_at)
+                        token, hidden = await self._ends.choose(output, chain.last_peer, params, len(ids))
+                        ids.append(token)
+                        ended = token in params.stop_ids or len(ids) == limit
+                        goes_on = not ended and await room.holds(len(ids))
+                        if goes_on:  # before the token is told: that takes time in which the chain can work
+                            pushed_at = await self._step(chain, hidden, len(ids) - 1)
+                        yield token
+                        if ended:
+                            return
 
-    async def _step(self, chain: Chain, ids: list[int], position: int) -> Encoded:
-        """The last row `(1, hidden)` after these ids at these positions, in chunks."""
+    async def _prefill(self, chain: Chain, ids: list[int]) -> None:
+        """Send these ids into an empty chain, in chunks."""
+        chain.begin_round(0)
+        for start in range(0, len(ids), self._chunk):
+            end = min(start + self._chunk, len(ids))
+            await chain.push(await self._ends.embed(ids[start:end], start), "last" if end == len(ids) else "none")
+
+    async def _output(self, chain: Chain, pushed_at: float | None) -> Encoded:
+        """The row, (1, hidden), that the chain makes of what was pushed; a decode step was pushed at `pushed_at`."""
+        output = await chain.output(self._ends.hidden_size)
+        if pushed_at is not None:
+            self._on_step(time.perf_counter() - pushed_at)
+        return output
+
+    async def _step(self, chain: Chain, hidden: Encoded, position: int) -> float:
+        """Send one token into the chain, as a round of its own; when that was."""
+        pushed_at = time.perf_counter()
         chain.begin_round(position)
-        for start, chunk in self._chunks(ids):
-            hidden = await self._in_thread(self._embed, chunk, position + start)
-            await chain.push(hidden, "last" if start + len(chunk) == len(ids) else "none")
-        return await chain.output(self._ends.hidden_size)
-
-    def _chunks(self, ids: list[int]) -> Iterator[tuple[int, list[int]]]:
-        return ((start, ids[start : start + self._chunk]) for start in range(0, len(ids), self._chunk))
-
-    def _embed(self, ids: list[int], position: int) -> Encoded:
-        return encode_hidden(self._ends.embed(ids, position))
-
-    def _choose(self, output: Encoded, source: PeerId, params: SamplingParams, position: int) -> int:
-        hidden = decode_hidden(output, (1, self._ends.hidden_size))
-        check_finite(hidden, source)
-        return sample(self._ends.logits(hidden)[0], params, position)
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._torch_thread, function, *arguments)
+        await chain.push(hidden, "last")
+        return pushed_at

@@ -14,7 +14,7 @@ from shared.errors import CorollaError, HopFailed, LinkLost, ProtocolError
 from shared.links import Link
 from shared.pool import Dialler
 from shared.types import PeerId, SessionId
-from shared.wire import AnyMessage, Close, Failure, Message, Opened, Ping, Pong
+from shared.wire import AnyMessage, Close, Extended, Failure, Message, Open, Opened, Ping, Pong
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ class SessionOwner(Protocol):
     """Who hears what a hop says about a session: its chain."""
 
     def hop_opened(self, peer: PeerId) -> None: ...
+
+    def hop_extended(self, peer: PeerId, reserve: int) -> None: ...
 
     def hop_failed(self, error: HopFailed) -> None: ...
 
@@ -45,6 +47,8 @@ class Control:
         self._on_dead = on_dead
         self._link: Link | None = None
         self._ended = asyncio.Event()
+        self._room_tokens = 0
+        self._unanswered: dict[SessionId, int] = {}  # tokens of the Opens that the peer has not answered yet
         self._pings: deque[tuple[int, float]] = deque(maxlen=16)
         self._ping_number = 0
         self._answered = self._was_linked = False
@@ -54,9 +58,26 @@ class Control:
         """True once the peer has answered a ping on the link that stands."""
         return self._link is not None and self.pong is not None
 
+    @property
+    def room_tokens(self) -> int:
+        """The longest session that an Open could still get, as far as this gateway knows.
+
+        What was asked for counts as taken until it is answered, so that requests that come at once do not all choose
+        the same full peer. A Pong that comes in between counts it twice; the answer sets that right.
+        """
+        return max(0, self._room_tokens - sum(self._unanswered.values()))
+
+    def open(self, message: Open, owner: SessionOwner) -> None:
+        """Ask for a session, of which `owner` hears until `release`. Raises LinkLost."""
+        session = SessionId(message.session)
+        self.owners[session] = owner
+        self._unanswered[session] = message.reserve
+        self.send(message)
+
     def release(self, session: SessionId) -> None:
         """Tell the peer that a session has ended; one that cannot be told stops hearing its name in pings."""
         self.owners.pop(session, None)
+        self._answered_open(session)
         with suppress(LinkLost):
             self.send(Close(session=session))
 
@@ -92,8 +113,12 @@ class Control:
             case Pong():
                 self._pong(message)
             case Opened():
+                self._answered_open(SessionId(message.session))
                 if owner := self.owners.get(SessionId(message.session)):
                     owner.hop_opened(self.peer)
+            case Extended():
+                if owner := self.owners.get(SessionId(message.session)):
+                    owner.hop_extended(self.peer, message.reserve)
             case Failure():
                 self._failure(message)
             case _:
@@ -140,15 +165,27 @@ class Control:
         if sent_at is not None:
             self.round_trip_s = time.monotonic() - sent_at
         self._answered = self._was_linked = True
-        unasked = pong.number == 0
-        news = unasked or self.pong is None or self.pong.free_cache_tokens != pong.free_cache_tokens
+        told = self.pong and (self.pong.free_cache_tokens, self.pong.sessions, self._room_tokens)
+        news = pong.number == 0 or told != (pong.free_cache_tokens, pong.sessions, pong.room_tokens)
         self.pong = pong
+        self._room_tokens = pong.room_tokens
         if news:
             self._on_change()
 
+    def _answered_open(self, session: SessionId) -> int | None:
+        """The tokens that an Open asked for, if this is the first answer to it."""
+        asked = self._unanswered.pop(session, None)
+        if asked is not None:
+            self._on_change()
+        return asked
+
     def _failure(self, failure: Failure) -> None:
         blamed = PeerId(failure.peer or self.peer)
-        owner = self.owners.get(SessionId(failure.session or ""))
+        session = SessionId(failure.session or "")
+        asked = self._answered_open(session)
+        if asked and failure.code == "out_of_cache" and blamed == self.peer:
+            self._room_tokens = min(self._room_tokens, asked - 1)  # until its next Pong
+        owner = self.owners.get(session)
         if owner:
             owner.hop_failed(HopFailed(blamed, failure.code, failure.reason))
         elif failure.session is None:

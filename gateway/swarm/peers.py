@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 CONTROLS_LIMIT = 256
 HOP_OVERHEAD_S = 0.0005
+SESSION_LOAD = 0.18
+"""What each further session adds to a peer's step, of the time that one alone takes: they share one forward.
+Measured on a CPU: 8 sessions take 2.4 times as long as one, 16 take 3.5 times."""
 SLOWEST_TOKENS_PER_S = 0.01
 
 
@@ -87,12 +90,13 @@ class Peers:
 def _candidate(announcement: Announcement, blocks: BlockRange, control: Control) -> Candidate:
     pong = control.pong
     assert pong
-    load = 1 + max(pong.sessions, len(control.owners))
+    load = 1 + SESSION_LOAD * max(pong.sessions, len(control.owners))
     step_s = 1 / max(announcement.tokens_per_s, SLOWEST_TOKENS_PER_S)
     return Candidate(
         peer=announcement.peer,
         blocks=blocks,
         block_s=load * step_s / len(blocks),
         hop_s=control.round_trip_s / 2 + HOP_OVERHEAD_S,
-        free_cache_tokens=pong.free_cache_tokens,
+        room_tokens=control.room_tokens,
+        longest_tokens=max(pong.longest_tokens, pong.room_tokens),
     )

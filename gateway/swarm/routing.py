@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.errors import NoRoute, OutOfCache
+from shared.errors import CacheFull, NoRoute, OutOfCache
 from shared.types import BlockRange, PeerId, Span
 
 Route = tuple[Span, ...]
@@ -21,21 +21,36 @@ class Candidate:
     """Seconds that one token takes in one block, with the load that the peer has now."""
     hop_s: float
     """Seconds that a step takes to get there."""
-    free_cache_tokens: int
+    room_tokens: int
+    """The longest session that it can open now."""
+    longest_tokens: int
+    """The longest session that it could open if it held no other."""
 
 
 def choose_route(candidates: Iterable[Candidate], model: str, blocks: int, reserve: int) -> Route:
     """Cheapest spans that cover [0, blocks), each on another peer with room for `reserve` tokens.
 
-    Raises NoRoute with the first hole, or OutOfCache when only room is missing.
+    Raises NoRoute with the first hole, CacheFull, or OutOfCache when not even idle peers could hold so many.
     """
     everyone = list(candidates)
-    spans = _cheapest([each for each in everyone if each.free_cache_tokens >= reserve], blocks)
+    spans = _cheapest([each for each in everyone if each.room_tokens >= reserve], blocks)
     if spans:
         return _merge(spans)
+    check_possible(everyone, model, blocks, reserve)
+    raise CacheFull(f"the peers of {model} are full: none have room for {reserve} tokens in all blocks now")
+
+
+def check_possible(candidates: Iterable[Candidate], model: str, blocks: int, reserve: int) -> None:
+    """Raises NoRoute or OutOfCache when no spans could hold `reserve` tokens even if nobody held any."""
+    everyone = list(candidates)
     if hole := first_hole((each.blocks for each in everyone), blocks):
         raise NoRoute(model, hole)
-    raise OutOfCache(f"no peers of {model} have {reserve} free cache tokens together for all blocks")
+    longest = _longest_session(everyone, blocks)
+    if longest < reserve:
+        raise OutOfCache(
+            f"prompt and answer would take {reserve} tokens of cache, and no peers of {model} hold more than {longest} "
+            "for one session: shorten the messages or lower max_tokens"
+        )
 
 
 def first_hole(ranges: Iterable[BlockRange], blocks: int) -> BlockRange | None:
@@ -54,6 +69,16 @@ def first_hole(ranges: Iterable[BlockRange], blocks: int) -> BlockRange | None:
 def covered_blocks(ranges: Iterable[BlockRange], blocks: int) -> int:
     """How many of [0, blocks) at least one range holds."""
     return len({block for each in ranges for block in range(each.start, min(each.end, blocks))})
+
+
+def _longest_session(candidates: list[Candidate], blocks: int) -> int:
+    """Tokens that some route over candidates without holes could hold: the widest of all narrowest places."""
+    able: list[BlockRange] = []
+    for each in sorted(candidates, key=lambda each: each.longest_tokens, reverse=True):
+        able.append(each.blocks)
+        if not first_hole(able, blocks):
+            return each.longest_tokens
+    return 0
 
 
 def _cheapest(candidates: list[Candidate], blocks: int) -> list[Span] | None:

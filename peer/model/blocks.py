@@ -5,6 +5,7 @@ Knows nothing of sessions, links or time. One thread at a time may run it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from peer.model.cache import SessionCache
 from peer.model.load import load_model
+from peer.model.quantize import held_bytes
+from peer.model.ragged import Part, RaggedCache, can_be_ragged, use_ragged_attention
 from peer.model.slab import SlabLayer, most_rows
 from shared.anatomy import (
     config_of_blocks,
@@ -39,22 +42,27 @@ class Blocks:
         self.dtype = dtype
         self.device = device
         self.hidden_size: int = model.config.hidden_size
-        self.parameter_bytes = sum(part.nbytes for part in (*model.parameters(), *model.buffers()))
+        self.parameter_bytes = held_bytes(model)
         self._model = model
         self._path = core_path(model)
         core = core_of(model)
         self._layers_name = layers_name(core)
         self._layers = list(getattr(core, self._layers_name))
-        self._positions = takes_position_ids(model)
+        self._takes_positions = takes_position_ids(model)
         self._windows = _windows(model.config)
         self._spans: dict[BlockRange, nn.Module] = {}
+        self.batches = can_be_ragged(model)
+        """Whether sessions share a forward; else each one's tokens go through the weights by themselves."""
+        if self.batches:
+            use_ragged_attention(model)
+        self._direct_keys = False
         self._token_bytes = self._measure_token_bytes()
 
     @classmethod
     def load(
         cls, directory: Path, blocks: BlockRange, *, dtype: torch.dtype, device: torch.device, quantization: str
     ) -> Blocks:
-        """Reads the tensors of `blocks` and no others. `quantization` is "none" or "int8".
+        """Reads the tensors of `blocks` and no others. `quantization` is "none", "int8" or "nf4".
 
         Raises UnsupportedFamily, UsageError (a range outside the model, a quantization not built) and CheckpointError.
         """
@@ -78,22 +86,49 @@ class Blocks:
             )
         )
 
-    @torch.inference_mode()
     def forward(self, hidden: torch.Tensor, cache: SessionCache, position: int) -> torch.Tensor:
         """(tokens, hidden) at positions from `position` through the blocks of `cache`, which then holds them.
 
         Below the cache's length, the cache is cropped first. Raises PositionGap, CropTooDeep and CacheOverrun.
         """
-        tokens = hidden.shape[0]
-        cache.begin(position, tokens)
-        positions: dict[str, Any] = {}
-        if self._positions:
-            positions["position_ids"] = torch.arange(position, position + tokens, device=self.device)[None]
-        output = self._span(cache.blocks)(
-            inputs_embeds=hidden.to(self.device, self.dtype)[None], past_key_values=cache, use_cache=True, **positions
+        return self.forward_together([Part(hidden, cache, position)])[0]
+
+    @torch.inference_mode()
+    def forward_together(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        """`forward` for several sessions that use the same blocks, each at most once, in one pass where `batches`.
+
+        Raises what `forward` raises; then no cache holds more than before.
+        """
+        for part in parts:
+            part.cache.begin(part.position, len(part.hidden))
+        outputs = self._forward_ragged(parts) if self.batches else [self._forward_alone(part) for part in parts]
+        for part in parts:
+            part.cache.commit(len(part.hidden))
+        return outputs
+
+    def _forward_ragged(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        tokens = [len(part.hidden) for part in parts]
+        cache = RaggedCache([part.cache for part in parts], tokens, direct=self._direct_keys)
+        output = self._run(
+            parts[0].cache.blocks,
+            torch.cat([part.hidden for part in parts]) if len(parts) > 1 else parts[0].hidden,
+            torch.cat([_positions(part) for part in parts]) if len(parts) > 1 else _positions(parts[0]),
+            past_key_values=cache,
+            ragged=cache,
         )
-        cache.commit(tokens)
-        return output.last_hidden_state[0]
+        self._direct_keys = cache.direct
+        return list(output.split(tokens))
+
+    def _forward_alone(self, part: Part) -> torch.Tensor:
+        return self._run(part.cache.blocks, part.hidden, _positions(part), past_key_values=part.cache)
+
+    def _run(self, blocks: BlockRange, hidden: torch.Tensor, positions: torch.Tensor, **caches: Any) -> torch.Tensor:
+        if self._takes_positions:
+            caches["position_ids"] = positions.to(self.device)[None]
+        span = self._span(blocks)
+        return span(inputs_embeds=hidden.to(self.device, self.dtype)[None], use_cache=True, **caches).last_hidden_state[
+            0
+        ]
 
     def _span(self, blocks: BlockRange) -> nn.Module:
         """The model of `blocks` alone, over the same weights."""
@@ -121,3 +156,7 @@ def _windows(config: PreTrainedConfig) -> list[int | None]:
     return [
         detail["sliding_window"] if kind in _WINDOWED else None for kind, detail in zip(kinds, details, strict=True)
     ]
+
+
+def _positions(part: Part) -> torch.Tensor:
+    return torch.arange(part.position, part.position + len(part.hidden))

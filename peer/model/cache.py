@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,12 @@ from transformers.cache_utils import Cache
 from peer.model.slab import SlabLayer
 from shared.errors import CacheOverrun, CropTooDeep, OutOfCache, PositionGap
 from shared.types import BlockRange
+
+SESSION_TOKENS = 2**24
+"""The longest session that a peer holds, whatever its cache."""
+
+KEPT_PART = 10
+"""One part in so many of the budget is kept for sessions that grow."""
 
 
 class SessionCache(Cache):
@@ -45,6 +52,18 @@ class SessionCache(Cache):
         """Keeps what a forward has written."""
         self._set_length(self.length + tokens)
 
+    def grow(self, reserve: int) -> None:
+        """Raises the limit to `reserve` tokens. Called beside the torch thread, perhaps while a forward runs.
+
+        That is safe, since a forward reads the limit and never writes it, and is right with either value: its tokens
+        were admitted below the old limit, which here only rises. A layer without a window that takes the new one early
+        doubles its rows a little further; a window's reach does not depend on it.
+        """
+        assert reserve >= self.reserve
+        for layer in self.layers:
+            layer.reserve = reserve
+        self.reserve = reserve  # last: a forward that this lets begin finds layers that have grown
+
     def _set_length(self, length: int) -> None:
         self.length = length
         for layer in self.layers:
@@ -61,20 +80,105 @@ class SessionCache(Cache):
         return self.length
 
 
-class CacheBudget:
-    """Account of cache tokens: what the peer has, and what it promised to sessions. Holds no tensors."""
+CacheCost = Callable[[BlockRange, int], int]
+"""Bytes that a session of so many tokens over these blocks takes at most: `Blocks.cache_bytes`."""
 
-    def __init__(self, total: int) -> None:
+
+class CacheBudget:
+    """Account of cache bytes: what the peer has, and what it promised to sessions. Holds no tensors.
+
+    A tenth is kept for sessions that grow, so that those that run are not starved by those that come. What is told in
+    tokens counts those of one session over the whole range.
+    """
+
+    def __init__(self, total: int, whole: BlockRange, cost: CacheCost) -> None:
+        """`total` bytes for sessions over `whole` or parts of it, each at its `cost`."""
         self.total = total
         self.free = total
+        self._whole = whole
+        self._cost = cost
+        self._token_bytes = cost(whole, 1)
 
-    def reserve(self, tokens: int) -> None:
-        """Takes `tokens` out of what is free. Raises OutOfCache."""
-        if tokens > self.free:
-            raise OutOfCache(f"{tokens} tokens asked for, {self.free} of {self.total} are free")
-        self.free -= tokens
+    @classmethod
+    def of_tokens(cls, tokens: int, whole: BlockRange, cost: CacheCost) -> CacheBudget:
+        """What one session of so many tokens over `whole` would take, if no window bounded it."""
+        return cls(tokens * cost(whole, 1), whole, cost)
 
-    def release(self, tokens: int) -> None:
-        """Gives back what `reserve` took."""
-        assert self.free + tokens <= self.total
-        self.free += tokens
+    @property
+    def tokens(self) -> int:
+        """All bytes, as tokens that no window bounds."""
+        return self.total // self._token_bytes
+
+    @property
+    def free_tokens(self) -> int:
+        """Free bytes, as tokens that no window bounds."""
+        return self.free // self._token_bytes
+
+    @property
+    def room_tokens(self) -> int:
+        """The longest session that can be opened now."""
+        return longest_session(self._room, self._cost_of_whole)
+
+    @property
+    def longest_tokens(self) -> int:
+        """The longest session that can be opened when there is no other."""
+        return longest_session(self.total - self._kept, self._cost_of_whole)
+
+    def open(self, blocks: BlockRange, tokens: int) -> int:
+        """Takes what a new session needs; its bytes. Raises OutOfCache."""
+        size = self._size(blocks, tokens)
+        if size > self._room:
+            raise OutOfCache(
+                f"{tokens} tokens asked for, there is room for {self.room_tokens} ({self.free} bytes of {self.total} "
+                f"are free, of which {self._kept} are kept for sessions that grow)"
+            )
+        self.free -= size
+        return size
+
+    def extend(self, held: int, blocks: BlockRange, tokens: int) -> int:
+        """Takes what a session that holds `held` bytes lacks; the bytes that it holds then. Raises OutOfCache."""
+        size = self._size(blocks, tokens)
+        if size - held > self.free:
+            raise OutOfCache(f"{size - held} bytes more asked for, {self.free} of {self.total} are free")
+        self.free -= size - held
+        return size
+
+    def release(self, size: int) -> None:
+        """Gives back the bytes that a session held."""
+        assert self.free + size <= self.total
+        self.free += size
+
+    @property
+    def _kept(self) -> int:
+        return self.total // KEPT_PART
+
+    @property
+    def _room(self) -> int:
+        return max(0, self.free - self._kept)
+
+    def _size(self, blocks: BlockRange, tokens: int) -> int:
+        if tokens > SESSION_TOKENS:
+            raise OutOfCache(f"{tokens} tokens asked for, a session has at most {SESSION_TOKENS}")
+        return self._cost(blocks, tokens)
+
+    def _cost_of_whole(self, tokens: int) -> int:
+        return self._cost(self._whole, tokens)
+
+
+def longest_session(size: int, cost: Callable[[int], int]) -> int:
+    """Tokens of the longest session whose `cost` is at most `size` bytes; pure.
+
+    `cost` begins at 0 and never falls, and no token costs more than the one before: windows only make later tokens
+    cheaper. So going on at the price of the next token never goes too far, and ends after as many steps as the
+    blocks have different windows.
+    """
+    tokens = 0
+    while tokens < SESSION_TOKENS:
+        spent = cost(tokens)
+        price = cost(tokens + 1) - spent
+        if spent + price > size:
+            return tokens
+        if not price:  # every block slides by now
+            return SESSION_TOKENS
+        tokens += (size - spent) // price
+    return SESSION_TOKENS

@@ -11,10 +11,11 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from peer.model.quantize import check_quantization, quantize_int8
+from peer.model.quantize import Way, choose_way, quantize_block
 from shared.anatomy import core_of, embedding_name, layers_name, nothing_after, nothing_before
 from shared.checkpoint.tensor_names import is_of
 from shared.errors import UsageError
+from shared.few_rows import speed_up_decoding
 from shared.freed_memory import return_freed_memory
 from shared.partial_model import load_partial, read_config
 from shared.types import BlockRange
@@ -24,12 +25,15 @@ def load_model(
     directory: Path, blocks: BlockRange, dtype: torch.dtype, device: torch.device, quantization: str
 ) -> PreTrainedModel:
     """A model of exactly `blocks`. Raises UnsupportedFamily, UsageError and CheckpointError."""
-    check_quantization(quantization, device)
+    way = choose_way(quantization, dtype, device)
     config = read_config(directory)
     if blocks.end > config.num_hidden_layers:
         raise UsageError(f"blocks {blocks} are outside the model: it has blocks 0:{config.num_hidden_layers}")
-    load = _load_int8 if quantization == "int8" else _load_range
-    return load(directory, config, blocks, dtype, device)
+    if way is None:
+        model = _load_range(directory, config, blocks, dtype, device)
+        speed_up_decoding(model)
+        return model
+    return _load_quantized(directory, config, blocks, dtype, device, way)
 
 
 def _load_range(
@@ -60,19 +64,33 @@ def _load_range(
     return model
 
 
-def _load_int8(
-    directory: Path, config: PreTrainedConfig, blocks: BlockRange, dtype: torch.dtype, device: torch.device
+def _load_quantized(
+    directory: Path,
+    config: PreTrainedConfig,
+    blocks: BlockRange,
+    dtype: torch.dtype,
+    device: torch.device,
+    way: Way,
 ) -> PreTrainedModel:
-    """Loads and quantizes block by block, so that only one is ever held in full precision."""
+    """Loads and quantizes block by block, so that only one is ever held in full precision, and in main memory."""
+    config._experts_implementation = "eager"  # the one that asks for one expert at a time
     model: PreTrainedModel | None = None
     layers = nn.ModuleList()
     for index in range(blocks.start, blocks.end):
-        model = _load_range(directory, config, BlockRange(index, index + 1), dtype, device)
+        model = _load_range(directory, config, BlockRange(index, index + 1), dtype, torch.device("cpu"))
         core = core_of(model)
         (layer,) = getattr(core, layers_name(core))
-        quantize_int8(layer, dtype)
+        quantize_block(layer, way, device)
         return_freed_memory()
         layers.append(layer)
     assert model is not None
     setattr(core_of(model), layers_name(core_of(model)), layers)
-    return model
+    _share_config(model)
+    return cast(PreTrainedModel, nn.Module.to(model, device)).requires_grad_(False).eval()
+
+
+def _share_config(model: PreTrainedModel) -> None:
+    """Each block came with a copy of its own; whoever sets an attention function sets it for all of them."""
+    for module in model.modules():
+        if isinstance(vars(module).get("config"), PreTrainedConfig):
+            vars(module)["config"] = model.config

@@ -1,68 +1,89 @@
-"""Weight-only int8 on a CPU: a byte a weight, one scale an output channel, activations as they are."""
+"""Weights in fewer bits: the ways to do it, and blocks whose weights are replaced by one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import nn
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
+from peer.model.experts import Int8Matrices, Nf4Matrices, is_fused, quantized_experts
+from peer.model.llm_int8 import llm_int8_linear
+from peer.model.nf4 import nf4_linear
 from shared.errors import UsageError
+from shared.int8 import Int8Linear
 
-QUANTIZATIONS = ("none", "int8")
-_FEW_ROWS = 8  # up to here the packed product reads less memory than it loses in arithmetic
-
-
-class Int8Linear(nn.Module):
-    """A linear map with int8 weights (out, in) and scales (out), a bfloat16 number each, so exact in every dtype."""
-
-    weight: torch.Tensor
-    scale: torch.Tensor
-    narrow_scale: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
-        """Quantizes `weight` (out, in); products and bias are in `dtype`."""
-        super().__init__()
-        exact = weight.float()
-        narrow = (exact.abs().amax(dim=1) / 127).clamp_(min=1e-12).bfloat16()
-        levels = (exact / narrow.float()[:, None]).round_().clamp_(-127, 127)
-        self.register_buffer("weight", levels.to(torch.int8).contiguous())
-        self.register_buffer("narrow_scale", narrow)
-        self.register_buffer("scale", narrow.to(dtype))
-        self.register_buffer("bias", None if bias is None else bias.to(dtype))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out), in the dtype of `x`."""
-        rows = x.reshape(-1, x.shape[-1])
-        product = self._packed(rows) if rows.shape[0] <= _FEW_ROWS else self._unpacked(rows)
-        if self.bias is not None:
-            product = product + self.bias
-        return product.view(*x.shape[:-1], -1)
-
-    def _packed(self, rows: torch.Tensor) -> torch.Tensor:
-        # The kernel is fast for bfloat16 activations alone: in float32 it takes ten times as long as a float product.
-        return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), self.weight, self.narrow_scale).to(rows.dtype)
-
-    def _unpacked(self, rows: torch.Tensor) -> torch.Tensor:
-        return (rows @ self.weight.to(rows.dtype).T) * self.scale
+QUANTIZATIONS = ("none", "int8", "nf4")
+_LINEAR = (nn.Linear, FalconLinear)  # not what else derives from nn.Linear: a router's forward does more
 
 
-def quantize_int8(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces every linear map inside `module` in place, freeing its float weights. Raises UsageError."""
-    for name, parameter in module.named_parameters():
-        if parameter.dim() >= 3:
-            raise UsageError(f"--quantize int8 cannot do fused experts yet ({name}): use --quantize none here")
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, Int8Linear(child.weight, child.bias, dtype))
-            elif isinstance(child, Conv1D):
-                setattr(parent, name, Int8Linear(child.weight.T, child.bias, dtype))
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a linear map, from its weight (out, in) and bias, and how fused matrices (experts, …, …) are replaced."""
+
+    name: str
+    linear: Callable[[torch.Tensor, torch.Tensor | None], nn.Module]
+    matrices: Callable[[torch.Tensor], nn.Module]
 
 
-def check_quantization(quantization: str, device: torch.device) -> None:
-    """Raises UsageError when blocks on `device` cannot be quantized so."""
+def choose_way(quantization: str, dtype: torch.dtype, device: torch.device) -> Way | None:
+    """How blocks on `device` that compute in `dtype` are quantized; None: not at all. Raises UsageError."""
     if quantization not in QUANTIZATIONS:
-        raise UsageError(f"--quantize {quantization} is not built yet: use one of {', '.join(QUANTIZATIONS)}")
-    if quantization == "int8" and device.type != "cpu":
-        raise UsageError(f"--quantize int8 on {device} comes in a later version: use --quantize none, or --device cpu")
+        raise UsageError(f"--quantize {quantization} is not built: use one of {', '.join(QUANTIZATIONS)}")
+    if quantization == "none":
+        return None
+    if quantization == "nf4":
+        return nf4_way(dtype, device)
+    return int8_way(dtype) if device.type == "cpu" else llm_int8_way(dtype, device)
+
+
+def int8_way(dtype: torch.dtype) -> Way:
+    """torch's own weight-only int8: for a CPU."""
+    return Way("int8", partial(Int8Linear, dtype=dtype), partial(Int8Matrices, dtype=dtype))
+
+
+def llm_int8_way(dtype: torch.dtype, device: torch.device) -> Way:
+    """bitsandbytes' int8 weights and activations: for CUDA; anywhere else it works too, slowly."""
+    return Way("int8", partial(llm_int8_linear, device=device), partial(Int8Matrices, dtype=dtype))
+
+
+def nf4_way(dtype: torch.dtype, device: torch.device) -> Way:
+    """bitsandbytes' four bits."""
+    return Way("nf4", partial(nf4_linear, dtype=dtype, device=device), partial(Nf4Matrices, device=device))
+
+
+def quantize_block(block: nn.Module, way: Way, device: torch.device) -> None:
+    """Replaces every matrix inside `block`, which lies in main memory, and moves the block to `device`.
+
+    Norms, biases and the routers of experts stay as they are. Raises UsageError.
+    """
+    for parent in list(block.modules()):
+        for name, child in list(parent.named_children()):
+            if is_fused(child):
+                setattr(parent, name, quantized_experts(child, way.matrices, way.name))
+            elif isinstance(child, nn.Linear) and type(child) in _LINEAR:
+                setattr(parent, name, way.linear(child.weight, child.bias))
+            elif isinstance(child, Conv1D):
+                setattr(parent, name, way.linear(child.weight.T, child.bias))
+    block.to(device)
+
+
+def held_bytes(module: nn.Module) -> int:
+    """Bytes of all that `module` computes with: bitsandbytes keeps its scales beside parameters, not among them."""
+    return sum(
+        part.nbytes
+        for tensor in (*module.parameters(), *module.buffers())
+        for part in (tensor, *_statistics(tensor))
+        if isinstance(part, torch.Tensor)
+    )
+
+
+def _statistics(weight: torch.Tensor) -> Iterator[torch.Tensor | None]:
+    state = getattr(weight, "quant_state", None)
+    yield getattr(state, "absmax", None)
+    yield getattr(getattr(state, "state2", None), "absmax", None)
+    yield getattr(weight, "SCB", None)

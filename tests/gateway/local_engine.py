@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import torch
@@ -26,7 +26,10 @@ class LocalEngine:
         torch.set_num_threads(1)
         return cls(AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval())
 
-    async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncGenerator[int, None]:
+    async def generate(
+        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[int, None]:
+        on_open()
         self.running += 1
         self.began.set()
         try:

@@ -26,6 +26,7 @@ def test_a_peer_that_could_hold_more_takes_the_whole_model() -> None:
     assert choose_blocks(6, 100, []) == BlockRange(0, 6)
 
 
-def test_blocks_and_their_cache_fit_into_four_fifths_of_memory() -> None:
-    assert blocks_that_fit([90] * 30, 10, 1000) == 8
-    assert blocks_that_fit([90] * 30, 10, 100) == 0
+def test_blocks_fit_with_their_cache() -> None:
+    assert blocks_that_fit([90] * 30, 10, 800) == 8
+    assert blocks_that_fit([90] * 30, 10, 80) == 0
+    assert blocks_that_fit([90] * 3, 10, 800) == 3

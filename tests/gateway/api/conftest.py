@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from openai import AsyncOpenAI
+from prometheus_client import CollectorRegistry
 
 from gateway.app import HttpServer, build_app
 from gateway.generation.completion import ServedModel
 from gateway.generation.tokenizer import TextTokenizer
+from gateway.metrics import GatewayMetrics
 from shared.errors import NoRoute, UnknownModel
 from shared.types import BlockRange
 from tests.gateway.local_engine import LocalEngine
@@ -86,6 +89,11 @@ class Site:
         self.shelf.models[model.id] = replace(model, engine=engine)
 
 
+def app_over(shelf: Shelf, board: Board) -> FastAPI:
+    """The API with counters of its own."""
+    return build_app(shelf, board, GatewayMetrics(CollectorRegistry()))
+
+
 @asynccontextmanager
 async def running(app: Any) -> AsyncIterator[HttpServer]:
     server = HttpServer(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
@@ -120,7 +128,7 @@ def engine(model: ServedModel) -> LocalEngine:
 @pytest.fixture
 async def site(model: ServedModel) -> AsyncIterator[Site]:
     shelf, board = Shelf(model), Board()
-    async with running(build_app(shelf, board)) as server:
+    async with running(app_over(shelf, board)) as server:
         yield Site(server, shelf, board)
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import build_app
 from gateway.generation.completion import ServedModel
-from tests.gateway.api.conftest import DEADLINE_S, MODEL, Board, Shelf, Site, running
+from tests.gateway.api.conftest import DEADLINE_S, MODEL, Board, Shelf, Site, app_over, running
 from tests.gateway.local_engine import LocalEngine
 
 LONG: dict[str, Any] = {
@@ -54,7 +53,7 @@ async def test_a_client_that_leaves_before_an_answer_ends_the_generation(site: S
 
 
 async def test_streams_end_with_the_server_and_say_so(model: ServedModel, engine: LocalEngine):
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as client, running(build_app(Shelf(model), Board())) as server:
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as client, running(app_over(Shelf(model), Board())) as server:
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         chat = client.stream("POST", f"{url}/v1/chat/completions", json={**LONG, "stream": True})
         events = client.stream("GET", f"{url}/swarm/events")

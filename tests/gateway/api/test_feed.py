@@ -36,7 +36,7 @@ async def test_items_and_then_the_error_are_handed_on():
     source = Source(2, ValueError("broken"))
     source.may_end.set()
     feed = Feed(source.items(), asyncio.Event())
-    await feed.begun(1)
+    await feed.begun(1, asyncio.Event())
     assert [await anext(feed), await anext(feed)] == [0, 1]
     with pytest.raises(ValueError, match="broken"):
         await anext(feed)
@@ -46,12 +46,14 @@ async def test_an_error_before_the_first_item_comes_from_begun():
     source = Source(0, ValueError("broken"))
     source.may_end.set()
     with pytest.raises(ValueError, match="broken"):
-        await Feed(source.items(), asyncio.Event()).begun(1)
+        await Feed(source.items(), asyncio.Event()).begun(1, asyncio.Event())
 
 
 async def test_begun_does_not_wait_for_ever():
     feed = Feed((source := Source(0)).items(), asyncio.Event())
-    await feed.begun(0.01)
+    opened = asyncio.Event()
+    opened.set()
+    await feed.begun(0.01, opened)
     source.may_end.set()
     await feed.aclose()
     assert source.cleaned.is_set()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from openai import AsyncOpenAI
 from gateway.generation.completion import ServedModel
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.tokenizer import TextTokenizer
-from shared.errors import DeadlinePassed, HopFailed, OutOfCache
+from shared.errors import DeadlinePassed, HopFailed, OutOfCache, QueueFull, QueueTimeout
 from shared.types import BlockRange, PeerId
 from tests.gateway.api.conftest import MODEL, Site
 from tests.gateway.local_engine import LocalEngine
@@ -33,8 +34,12 @@ class FailingEngine:
         self._engine = engine
         self._tokens = tokens
         self._error = error
+        self.asked = 0
 
-    async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncGenerator[int, None]:
+    async def generate(
+        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[int, None]:
+        self.asked += 1
         if not self._tokens:
             raise self._error
         left = self._tokens
@@ -51,7 +56,8 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     assert set(response.json()) == {"error"}
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
+    kinds = {429: "rate_limit_error"}
+    assert error["type"] == ("server_error" if status >= 500 else kinds.get(status, "invalid_request_error"))
     assert len(error["message"]) > 10
     assert response.headers["x-request-id"].startswith("req_")
     return error
@@ -221,6 +227,8 @@ async def test_a_model_without_a_template_says_so(site: Site, http: httpx.AsyncC
     ("failure", "status", "code"),
     [
         (OutOfCache("no room for 100 tokens"), 503, "out_of_cache"),
+        (QueueFull("64 requests wait already"), 429, "queue_full"),
+        (QueueTimeout("the cache was full for 60 s"), 503, "queue_timeout"),
         (DeadlinePassed("the route took over 10 s"), 504, "deadline_passed"),
         (HopFailed(PeerId("12D3KooX"), "lost", "the link to 12D3KooX ended"), 502, "hop_failed"),
     ],
@@ -233,8 +241,38 @@ async def test_a_swarm_that_fails_at_once_is_a_status(
     response = await http.post(PATH, json={**BODY, "stream": stream})
     error = error_of(response, status)
     assert error.pop("message").endswith(str(failure))
-    assert error == {"type": "server_error", "param": None, "code": code}
-    assert ("retry-after" in response.headers) == (status == 503)
+    assert (error["param"], error["code"]) == (None, code)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+
+
+class FullSwarm(FailingEngine):
+    """A request waits for room, and then there was none."""
+
+    async def generate(
+        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[int, None]:
+        await asyncio.sleep(0.3)
+        async for token in super().generate(prompt, params, on_open):
+            yield token
+
+
+async def test_who_waits_in_vain_is_told_by_a_status_however_long_it_took(
+    site: Site, http: httpx.AsyncClient, model: ServedModel, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gateway.api.chat.FIRST_PIECE_S", 0.05)
+    site.serve(model, FullSwarm(engine, 0, QueueTimeout("the cache was full for 60 s")))
+    response = await http.post(PATH, json={**BODY, "stream": True})
+    assert error_of(response, 503)["code"] == "queue_timeout"
+
+
+async def test_a_session_that_never_fits_is_not_tried_again(
+    site: Site, openai: AsyncOpenAI, model: ServedModel, engine: LocalEngine
+):
+    """OpenAI's clients try a 503 twice more by themselves, which would not help here."""
+    site.serve(model, refusing := FailingEngine(engine, 0, OutOfCache("sessions have at most 100 tokens")))
+    with pytest.raises(sdk.InternalServerError, match="at most 100 tokens"):
+        await openai.with_options(max_retries=2).chat.completions.create(**BODY)
+    assert refusing.asked == 1
 
 
 async def test_a_swarm_that_fails_midway_ends_a_stream_by_an_error(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gateway.generation.sampling import SamplingParams, gumbel_noise, sample
+from gateway.generation.sampling import SamplingParams, gumbel_noise, sample, sample_rows
 
 
 def params(
@@ -40,19 +40,43 @@ def test_noise_depends_on_seed_choice_and_position_alone():
     same = gumbel_noise(1000, 1, 2, 3)
     torch.rand(5)  # the state of other generators does not matter
     np.random.rand(5)
-    assert torch.equal(same, gumbel_noise(1000, 1, 2, 3))
+    assert np.array_equal(same, gumbel_noise(1000, 1, 2, 3))
     others = [gumbel_noise(1000, *place) for place in ((2, 2, 3), (1, 3, 3), (1, 2, 4))]
     assert all(abs(np.corrcoef(same, other)[0, 1]) < 0.15 for other in others)
 
 
-def test_a_tokens_noise_does_not_depend_on_which_others_are_asked():
-    some = torch.tensor([7, 999, 0])
-    assert torch.equal(gumbel_noise(1000, 1, 2, 3, some), gumbel_noise(1000, 1, 2, 3)[some])
+@pytest.mark.parametrize("asked", [params(), params(0.4), params(2.0), params(top_p=0.8), params(top_k=30)])
+@pytest.mark.parametrize("width", [0.1, 3.0, 12.0])
+def test_a_draw_is_the_best_sum_of_score_and_noise_among_all_that_are_kept(asked: SamplingParams, width: float):
+    """Few logarithms are taken: those left out could not have won."""
+    for position in range(100):
+        logits = torch.randn(2000, generator=torch.Generator().manual_seed(position)) * width
+        scores = logits.double().numpy() / asked.temperature
+        order = np.argsort(-scores)
+        weights = np.exp(scores[order] - scores.max())
+        nucleus = np.searchsorted(weights.cumsum(), asked.top_p * weights.sum()) + 1 if asked.top_p < 1 else 2000
+        kept = order[: min(nucleus, asked.top_k or 2000)]
+        sums = scores[kept] + gumbel_noise(2000, asked.seed, asked.choice, position)[kept]
+        assert sample(logits, asked, position) == kept[sums.argmax()]
+
+
+def test_rows_that_are_sampled_together_get_what_each_gets_alone():
+    logits = torch.randn(12, 500, generator=torch.Generator().manual_seed(0)) * 3
+    asked = [params(0), params(), params(0.7, top_p=0.9), params(1.3, top_k=5), params(seed=9), params(choice=2)] * 2
+    together = sample_rows(logits, asked, range(12))
+    assert together == [sample(row, each, place) for place, (row, each) in enumerate(zip(logits, asked, strict=True))]
+    assert len(set(together)) > 6
+
+
+def test_of_equal_scores_the_lowest_ids_are_kept():
+    logits = torch.tensor([0.0, 1.0, 1.0, 1.0, -1.0])
+    assert set(np.flatnonzero(draws(logits, params(top_k=2), 200))) == {1, 2}
+    assert set(np.flatnonzero(draws(logits, params(top_p=0.4), 200))) == {1, 2}
 
 
 def test_noise_is_standard_gumbel():
     noise = gumbel_noise(400_000, 5, 0, 0)
-    assert torch.isfinite(noise).all()
+    assert np.isfinite(noise).all()
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.01)
     assert float(noise.var()) == pytest.approx(np.pi**2 / 6, rel=0.02)
 

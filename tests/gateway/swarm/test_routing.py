@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.swarm.routing import Candidate, choose_route, covered_blocks, first_hole
-from shared.errors import NoRoute, OutOfCache
+from shared.errors import CacheFull, NoRoute, OutOfCache
 from shared.types import BlockRange, PeerId
 
 
-def peer(name: str, blocks: str, block_s: float = 0.001, hop_s: float = 0.001, free: int = 1000) -> Candidate:
-    return Candidate(PeerId(name), BlockRange.parse(blocks), block_s, hop_s, free)
+def peer(
+    name: str, blocks: str, block_s: float = 0.001, hop_s: float = 0.001, room: int = 1000, longest: int = 1000
+) -> Candidate:
+    return Candidate(PeerId(name), BlockRange.parse(blocks), block_s, hop_s, room, longest)
 
 
 def route(*candidates: Candidate, blocks: int = 30, reserve: int = 10) -> list[str]:
@@ -36,10 +38,25 @@ def test_no_peer_serves_two_spans() -> None:
 
 
 def test_peers_without_room_are_left_out() -> None:
-    full = peer("full", "0:30", free=5)
+    full = peer("full", "0:30", room=5)
     assert route(full, peer("b", "0:30", block_s=1)) == ["b 0:30"]
-    with pytest.raises(OutOfCache):
+    with pytest.raises(CacheFull):
         route(full)
+
+
+def test_a_session_that_never_fits_is_told_how_long_one_may_be() -> None:
+    small, large = peer("small", "0:20", room=0, longest=300), peer("large", "10:30", room=0, longest=900)
+    other = peer("other", "0:10", room=0, longest=700)
+    with pytest.raises(CacheFull):
+        route(small, large, other, reserve=700)
+    with pytest.raises(OutOfCache, match="701 tokens of cache, and no peers of model hold more than 700") as refused:
+        route(small, large, other, reserve=701)
+    assert not isinstance(refused.value, CacheFull)
+
+
+def test_a_hole_is_named_before_the_length_of_a_session() -> None:
+    with pytest.raises(NoRoute, match="blocks 20:30 "):
+        route(peer("a", "0:20", longest=5), reserve=10)
 
 
 @pytest.mark.parametrize(("held", "hole"), [([], "0:30"), (["0:10", "20:30"], "10:20"), (["0:29"], "29:30")])
@@ -53,7 +70,7 @@ ranges = st.tuples(st.integers(0, 11), st.integers(1, 12)).map(lambda ends: Bloc
 
 @given(st.lists(st.tuples(ranges, st.floats(0.001, 1), st.floats(0, 1)), max_size=8))
 def test_a_route_covers_every_block_once_or_a_hole_is_named(drawn: list[tuple[BlockRange, float, float]]) -> None:
-    candidates = [Candidate(PeerId(str(i)), blocks, cost, hop, 100) for i, (blocks, cost, hop) in enumerate(drawn)]
+    candidates = [Candidate(PeerId(str(i)), blocks, cost, hop, 100, 100) for i, (blocks, cost, hop) in enumerate(drawn)]
     hole = first_hole([each.blocks for each in candidates], 12)
     assert (hole is None) == (covered_blocks([each.blocks for each in candidates], 12) == 12)
     if hole:

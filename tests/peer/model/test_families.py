@@ -11,23 +11,15 @@ from gateway.generation.ends import Ends
 from peer.model.blocks import Blocks
 from peer.model.cache import SessionCache
 from shared.errors import UnsupportedFamily
-from shared.families import FAMILIES, check_family
+from shared.families import check_family
 from shared.types import BlockRange
+from tests.peer.model.families import VARIANTS
 from tests.tiny_models import make_tiny_model
 
 torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 RANGES = (BlockRange(0, 1), BlockRange(1, 4), BlockRange(4, 6))
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((family, {}) for family in FAMILIES),
-    ("falcon", {"alibi": True}),
-    ("falcon", {"new_decoder_architecture": True}),
-    ("granite", {"tie_word_embeddings": True}),
-    ("llama", {"tie_word_embeddings": True, "attention_bias": True}),
-    ("opt", {"word_embed_proj_dim": 32, "do_layer_norm_before": False}),
-    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
-]
 TOKENS = torch.arange(40).mul(37).remainder(251).tolist()
 
 
