@@ -47,7 +47,7 @@ class Float(nn.Module):
 
 def make_heads(vocabulary: int, hidden: int) -> dict[str, nn.Module]:
     narrow = torch.empty(vocabulary, hidden, dtype=torch.bfloat16).normal_(std=hidden**-0.5)
-    wide = torch.empty(hidden, vocabulary)  # float32 lies column by column in memory: shared/weight_layout.py
+    wide = torch.empty(hidden, vocabulary)  # float32 lies column by column in memory: shared/few_rows.py
     wide.copy_(narrow.T)
     return {"float32": Float(wide.T), "bfloat16": Float(narrow), "int8": Int8Linear(narrow, None, torch.float32)}
 

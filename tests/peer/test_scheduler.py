@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from peer.cursor import Cursor
+from peer.gathering import Gathering
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
 from peer.pace import Pace
@@ -62,14 +63,14 @@ class Downstream:
 class Peer:
     """A scheduler with its sessions."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: Blocks, gathering: Gathering = ALONE) -> None:
         self.blocks = blocks
         self.changed = asyncio.Event()
         self.sessions = Sessions(CacheBudget.of_tokens(10_000, RANGE, blocks.cache_bytes), on_budget=self._freed)
         self.failures: dict[str, CorollaError] = {}
         self.forwards: list[Forward] = []
         pace = Pace(decode_s=0.05, token_s=0.05 / 40)  # 40 prompt tokens in the first forward; then what is measured
-        self.scheduler = Scheduler(ME, blocks, self.sessions, self._fail, pace, ALONE, self.forwards.append)
+        self.scheduler = Scheduler(ME, blocks, self.sessions, self._fail, pace, gathering, self.forwards.append)
 
     def open(self, number: int, *, last: bool = False, used: BlockRange = RANGE) -> tuple[Session, Downstream]:
         downstream = Downstream()
@@ -216,3 +217,28 @@ async def test_a_session_that_is_closed_in_its_forward_is_freed_after_it(blocks:
         await peer.until_left(0)
     assert peer.sessions.budget.free == peer.sessions.budget.total
     assert out.tokens < 300
+
+
+async def test_on_a_crowded_machine_steps_that_come_one_by_one_share_a_forward(blocks: Blocks) -> None:
+    peer = Peer(blocks, Gathering(lambda: True, at_once=1))
+    opened = [peer.open(number) for number in range(3)]
+    async with peer.running():
+        for round_ in (1, 2, 3):
+            for session, _ in opened:
+                peer.step(session, torch.randn(1, 64), round_ - 1, round_)
+                await asyncio.sleep(0)  # the scheduler sees it before the next one comes
+            for _, out in opened:
+                await out.rows(round_)
+    together = 3 if blocks.batches else 1
+    assert peer.forwards[-1].sessions == together
+
+
+async def test_who_does_not_come_is_not_waited_for_for_long(blocks: Blocks) -> None:
+    peer = Peer(blocks, Gathering(lambda: True, at_once=1))
+    (one, one_out), (_, _) = opened = [peer.open(1), peer.open(2)]
+    for session, _ in opened:
+        peer.step(session, torch.randn(1, 64), 0, 1)
+    async with peer.running():
+        await one_out.rows(1)
+        peer.step(one, torch.randn(1, 64), 1, 2)
+        await one_out.rows(2)  # within the deadline, though the other session is silent
