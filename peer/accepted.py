@@ -17,6 +17,8 @@ from shared.wire import PAYLOAD_LIMIT, Ack, AnyMessage, Attach, Attached, Detach
 logger = logging.getLogger(__name__)
 
 WAITING_LIMIT = 1024
+MESSAGE_BYTES = 4096  # of a step, without its tensor: they stay in memory with it, and the window does not count them
+QUEUE_LIMIT = 4096  # steps of one session that wait
 
 
 class AcceptedEdges:
@@ -103,6 +105,7 @@ class AcceptedEdges:
         else:
             session.outlet = Outlet(link, self._scheduler.wake)
             session.outlet_stands.set()
+            self._scheduler.wake()
         self._serves[link] = (session, attach.edge)
         link.send(Attached(session=session.id, epoch=attach.epoch))
 
@@ -124,6 +127,8 @@ class AcceptedEdges:
     def _check_size(self, step: Step, payload: memoryview) -> None:
         """Raises FrameError for bytes that are not the step's, or whose result would not fit into a frame."""
         width = self._scheduler.blocks.hidden_size
+        if memoryview(payload.obj).nbytes - len(payload) > MESSAGE_BYTES:
+            raise FrameError(f"a step's message has more than {MESSAGE_BYTES} bytes")
         check_tensor(step.tensors, len(payload), (step.count, width))
         if step.count * width * WIDEST_BYTES > PAYLOAD_LIMIT:
             raise FrameError(f"a step of {step.count} tokens is too long for one frame")
@@ -132,6 +137,8 @@ class AcceptedEdges:
         """Queue the step, unless it is late. Raises PositionGap, CacheOverrun."""
         if step.position + step.count > session.reserve:
             raise CacheOverrun(f"position {step.position + step.count} is beyond the {session.reserve} tokens reserved")
+        if len(session.queue) >= QUEUE_LIMIT:
+            raise ProtocolError(f"{QUEUE_LIMIT} steps of this session wait already")
         if session.cursor.admit(step.epoch, step.round, step.position, step.count):
             session.named_at = time.monotonic()
             self._scheduler.enqueue(session, step, payload)

@@ -44,22 +44,27 @@ class Share:
 
 
 def is_decode(waiting: Waiting) -> bool:
-    return waiting.step.count <= DECODE_TOKENS
+    """A small slice of a prompt is none, as the hop before may send them: nothing is asked back for it."""
+    return waiting.step.count <= DECODE_TOKENS and waiting.step.returns != "none"
 
 
 def plan(sessions: Iterable[Session], prefill_tokens: int, token_bytes: int) -> list[Share]:
     """The shares of the next forward: all decode steps, and of prompts `prefill_tokens` together, in the order given.
 
+    Steps of several tokens may have as many further tokens together; then the next of them wait for their turn.
+
     A session takes part as far as its outgoing edge has room for the result, at `token_bytes` a token, and with at
     most SLACK tokens of a prompt: then no sliding layer holds more rows than were counted for it.
     """
     shares: list[Share] = []
+    further_tokens = prefill_tokens
     for session in sessions:
         if not session.queue or session.outlet is None:
             continue
         room = session.outlet.room // token_bytes
         if is_decode(session.queue[0]):
-            slices = _decode_slice(session, room)
+            slices = _decode_slice(session, further_tokens, room)
+            further_tokens -= sum(part.end - part.start - 1 for part in slices)
         else:
             slices = _prompt_slices(session, min(prefill_tokens, SLACK), room)
             prefill_tokens -= sum(part.end - part.start for part in slices)
@@ -68,9 +73,11 @@ def plan(sessions: Iterable[Session], prefill_tokens: int, token_bytes: int) -> 
     return shares
 
 
-def _decode_slice(session: Session, room: int) -> list[Slice]:
+def _decode_slice(session: Session, further_tokens: int, room: int) -> list[Slice]:
+    """The step that waits, whole; beyond its first token it is charged to `further_tokens`, which it may use up."""
     waiting = session.queue[0]
-    return [Slice(waiting, 0, waiting.step.count)] if room >= _rows_out(session, waiting) else []
+    affordable = waiting.step.count == 1 or further_tokens > 0
+    return [Slice(waiting, 0, waiting.step.count)] if affordable and room >= _rows_out(session, waiting) else []
 
 
 def _prompt_slices(session: Session, tokens: int, room: int) -> list[Slice]:
@@ -87,6 +94,7 @@ def _prompt_slices(session: Session, tokens: int, room: int) -> list[Slice]:
             room -= count
         else:
             count = min(waiting.left, tokens) if room else 0
+            room -= count == waiting.left  # the row of its last token
         if not count:
             break
         slices.append(Slice(waiting, waiting.done, waiting.done + count))

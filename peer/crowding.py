@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import psutil
 
@@ -13,31 +14,40 @@ _OTHERS = 0.35  # of all cores, taken by other programs
 _STAYS = 0.7  # of both limits, below which a machine is no longer taken for crowded: waiting itself frees some time
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Seconds by a monotonic clock, and seconds of core time that all programs, and this one, have used until then."""
+
+    at: float
+    all_s: float
+    own_s: float
+
+    @classmethod
+    def now(cls) -> Usage:
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        all_s = sum(times) - times.idle - getattr(times, "iowait", 0.0)
+        return cls(time.monotonic(), all_s, own.user + own.system)
+
+
 class Crowding:
     """Looks at the use of the cores over the last quarter of a second or more, when asked."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        """`now` is a monotonic clock, in seconds."""
-        self._now = now
-        self._cores = os.cpu_count() or 1
-        self._process = psutil.Process()
-        self._sampled_at, self._all_s, self._own_s = now(), *self._used()
+    def __init__(self, usage: Callable[[], Usage], cores: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._usage = usage
+        self._cores = cores
+        self._last = usage()
         self._crowded = False
 
     def __call__(self) -> bool:
         """True when the cores are busy, and other programs have a good part in that."""
-        elapsed = self._now() - self._sampled_at
-        if elapsed >= SAMPLE_S:
-            all_s, own_s = self._used()
-            cores_s = self._cores * elapsed * (_STAYS if self._crowded else 1)
-            self._crowded = crowded(all_s - self._all_s, own_s - self._own_s, cores_s)
-            self._sampled_at, self._all_s, self._own_s = self._now(), all_s, own_s
+        if self._clock() - self._last.at < SAMPLE_S:
+            return self._crowded
+        now, before = self._usage(), self._last
+        cores_s = self._cores * (now.at - before.at) * (_STAYS if self._crowded else 1)
+        self._crowded = crowded(now.all_s - before.all_s, now.own_s - before.own_s, cores_s)
+        self._last = now
         return self._crowded
-
-    def _used(self) -> tuple[float, float]:
-        """Seconds of core time that all programs, and this one, have used so far."""
-        times, own = psutil.cpu_times(), self._process.cpu_times()
-        return sum(times) - times.idle - getattr(times, "iowait", 0.0), own.user + own.system
 
 
 def crowded(all_s: float, own_s: float, cores_s: float) -> bool:

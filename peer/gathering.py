@@ -9,10 +9,11 @@ few larger ones would do: on two cores, three peers and a gateway, 8 streams got
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
-from peer.batch import is_decode
+from peer.batch import Share
 from peer.sessions import Session
+from shared.types import BlockRange
 
 RECENT_S = 1.0
 """A session that decoded within so many seconds is expected to go on."""
@@ -35,16 +36,15 @@ class Gathering:
         """The session has ended."""
         self._decoded_at.pop(session, None)
 
-    def enough(self, waiting: Iterable[Session]) -> bool:
-        """True when a forward of those that wait should not wait for more."""
+    def enough(self, shares: Sequence[Share]) -> bool:
+        """True when a forward of these, which are of one group, should not wait for more."""
         if not self._crowded():
             return True
-        waits = list(waiting)
-        if any(session.queue and not is_decode(session.queue[0]) for session in waits):
+        if any(share.prefills for share in shares):
             return True  # a prompt fills a forward by itself
-        expected = self._expected()
-        return len(waits) * self._at_once >= len(expected.union(waits))
+        sessions = {share.session for share in shares}
+        return len(sessions) * self._at_once >= len(sessions | self._expected(shares[0].session.blocks))
 
-    def _expected(self) -> set[Session]:
+    def _expected(self, blocks: BlockRange) -> set[Session]:
         since = time.monotonic() - RECENT_S
-        return {session for session, at in self._decoded_at.items() if at > since}
+        return {each for each, at in self._decoded_at.items() if at > since and each.blocks == blocks}

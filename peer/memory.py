@@ -13,7 +13,7 @@ FREE_PART = 0.8
 CACHE_PART = 0.2
 """What it keeps of that for the cache while it chooses how many blocks to hold."""
 
-LEAST_TOKENS = 1024
+LEAST_TOKENS = 2048
 """A cache below this serves nobody."""
 
 ENOUGH_SESSIONS = 64

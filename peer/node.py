@@ -13,7 +13,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from peer.compute import Compute
-from peer.crowding import Crowding
+from peer.crowding import Crowding, Usage
 from peer.fitting import Fitting, look_at_memory
 from peer.gathering import Gathering
 from peer.loading import check_range, load_blocks, place
@@ -159,7 +159,8 @@ def _gathering(device: torch.device) -> Gathering:
     """Only a peer that computes on the cores waits for them."""
     if device.type != "cpu":
         return Gathering(lambda: False, 1)
-    return Gathering(Crowding(time.monotonic), max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
+    cores = os.cpu_count() or 1
+    return Gathering(Crowding(Usage.now, cores), max(1, cores // torch.get_num_threads()))
 
 
 async def _reap(protocol: PeerProtocol, listener: Listener) -> None:

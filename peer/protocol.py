@@ -35,6 +35,9 @@ from shared.wire import AnyMessage, Close, Extend, Extended, Failure, Open, Open
 
 logger = logging.getLogger(__name__)
 
+TELL_S = 0.1
+"""Gateways hear within this time of cache that others took or gave back."""
+
 _CODES: dict[type[CorollaError], str] = {
     OutOfCache: "out_of_cache",
     CacheOverrun: "cache_overrun",
@@ -67,6 +70,7 @@ class PeerProtocol:
         self.accepted = AcceptedEdges(self.sessions, self.scheduler, self.fail)
         self._gateways: dict[PeerId, Link] = {}
         self._opening: dict[SessionId, asyncio.Task[None]] = {}
+        self._telling: asyncio.TimerHandle | None = None
 
     def on_link(self, link: Link) -> Handler:
         """The handler of a link that somebody dialled to us."""
@@ -144,6 +148,8 @@ class PeerProtocol:
             self.fail(session, HopFailed(self._me, "leaving", f"{self._me} is leaving the swarm"))
         await asyncio.gather(*opening, return_exceptions=True)
         self.scheduler.stop()
+        if self._telling:
+            self._telling.cancel()
 
     def _session_of(self, link: Link, session: str) -> Session | None:
         """The session, if this link's gateway opened it."""
@@ -197,7 +203,15 @@ class PeerProtocol:
             tokens_per_s=self._tokens_per_s,
         )
 
-    def _tell_budget(self) -> None:
+    def _tell_budget(self, gateway: PeerId) -> None:
+        """Tell the gateway that changed it at once, and all others soon, once for all changes until then."""
+        if link := self._gateways.get(gateway):
+            link.tell(self._pong(0))
+        if not self._telling:
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell_all)
+
+    def _tell_all(self) -> None:
+        self._telling = None
         pong = self._pong(0)
         for link in self._gateways.values():
             link.tell(pong)

@@ -91,9 +91,11 @@ class Scheduler:
     async def run(self) -> None:
         """Serve for ever."""
         while True:
-            await self._gather()
+            if self.blocks.batches:
+                await self._gather()
             shares = self._turns.next(self._plan)
             if shares:
+                self._turns.serve(shares)
                 await self._serve(shares)
             else:
                 self._wake.clear()
@@ -103,7 +105,7 @@ class Scheduler:
         """Wait for more sessions where that pays, but no longer than a decode step takes."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._pace.decode_s):
-                while self._turns.waiting and not self._gathering.enough(self._turns.waiting):
+                while (shares := self._turns.next(self._plan)) and not self._gathering.enough(shares):
                     self._wake.clear()
                     await self._wake.wait()
 
@@ -124,7 +126,8 @@ class Scheduler:
             seconds = time.monotonic() - started
             for share, result in zip(shares, results, strict=True):
                 self._deliver(share, result)
-            self._count(shares, started, seconds)
+            whole = not any(isinstance(result, CorollaError) for result in results)
+            self._count(shares, started, seconds, whole)
         finally:
             self._running = []
             for share in shares:
@@ -154,10 +157,12 @@ class Scheduler:
             head.since = time.monotonic() if head.done else head.since  # what is left of it waits from now on
             self._turns.add(session)
 
-    def _count(self, shares: list[Share], started: float, seconds: float) -> None:
+    def _count(self, shares: list[Share], started: float, seconds: float, whole: bool) -> None:
+        """Tell how long these shares took; only where the `whole` of them ran is that a measure of anything."""
         prefill = sum(share.tokens for share in shares if share.prefills)
         tokens = sum(share.tokens for share in shares)
-        self._pace.observe(tokens, prefill, seconds)
+        if whole:
+            self._pace.observe(tokens, prefill, seconds)
         queued_s = max(started - part.waiting.since for share in shares for part in share.slices)
         self._on_forward(Forward(len(shares), tokens - prefill, prefill, seconds, queued_s))
 
@@ -191,14 +196,27 @@ class Scheduler:
         return whole[part.start : part.end]
 
     def _run(self, parts: list[Part]) -> list[torch.Tensor | CorollaError]:
+        """Outputs in main memory. A part whose cache cannot take it is left out."""
+        outcomes = [self._begin(part) for part in parts]
+        runnable = [part for part in outcomes if isinstance(part, Part)]
+        outputs = iter(self._forward_together(runnable) if runnable else [])
+        return [next(outputs) if isinstance(part, Part) else part for part in outcomes]
+
+    def _begin(self, part: Part) -> Part | CorollaError:
         try:
-            outputs = self.blocks.forward_together(parts) if parts else []
-            return [self._checked(output) for output in outputs]
+            part.cache.begin(part.position, len(part.hidden))
         except CorollaError as error:
-            failure = error
+            return error
+        return part
+
+    def _forward_together(self, parts: list[Part]) -> list[torch.Tensor | CorollaError]:
+        try:
+            outputs = torch.cat(self.blocks.forward_together(parts)).cpu()  # one copy, one wait for the device
         except Exception as error:  # noqa: BLE001 - what others sent meets torch and the family's own code here
-            failure = HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}")
-        return [failure] if len(parts) == 1 else [self._run([part])[0] for part in parts]
+            if len(parts) == 1:
+                return [HopFailed(self._me, "forward", f"the forward failed: {str(error)[:300]}")]
+            return [outcome for part in parts for outcome in self._forward_together([part])]
+        return [self._checked(output) for output in outputs.split([len(part.hidden) for part in parts])]
 
     def _checked(self, output: torch.Tensor) -> torch.Tensor | CorollaError:
         try:

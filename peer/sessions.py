@@ -16,6 +16,12 @@ from shared.types import BlockRange, PeerId, SessionId
 from shared.wire import Step
 
 SESSIONS_LIMIT = 1024
+RANGES_LIMIT = 16
+"""Different parts of the range that sessions may use at one time: each gets forwards of its own."""
+
+AHEAD_TOKENS = 2048
+"""A session that asks for room within so many tokens of those that it has is about to need it."""
+
 UNNAMED_S = 15.0
 GATEWAY_SILENT_S = 30.0
 REMEMBER_CLOSED_S = 60.0
@@ -78,10 +84,10 @@ Fail = Callable[[Session, CorollaError], None]
 class Sessions:
     """All sessions of a peer. Opening and extending reserve cache; `close` ends a session, `free` gives it back.
 
-    `on_budget` is called whenever what is free has changed.
+    `on_budget` is called whenever what is free has changed, with the gateway of the session that changed it.
     """
 
-    def __init__(self, budget: CacheBudget, on_budget: Callable[[], None]) -> None:
+    def __init__(self, budget: CacheBudget, on_budget: Callable[[PeerId], None]) -> None:
         self.budget = budget
         self._on_budget = on_budget
         self._sessions: dict[SessionId, Session] = {}
@@ -109,18 +115,22 @@ class Sessions:
             raise ProtocolError("a session with this id exists or existed here")
         if len(self._sessions) >= SESSIONS_LIMIT:
             raise OutOfCache(f"this peer holds {SESSIONS_LIMIT} sessions, its limit")
+        if len({session.blocks, *(each.blocks for each in self._sessions.values())}) > RANGES_LIMIT:
+            raise OutOfCache(f"sessions use {RANGES_LIMIT} different parts of this peer's blocks, its limit")
         session.cache_bytes = self.budget.open(session.blocks, session.reserve)
         self._sessions[session.id] = session
-        self._on_budget()
+        self._on_budget(session.gateway)
 
     def extend(self, session: Session, reserve: int) -> None:
         """Let the session grow to `reserve` tokens; with less than it holds, nothing changes. Raises OutOfCache."""
         if reserve <= session.reserve:
             return
-        session.cache_bytes = self.budget.extend(session.cache_bytes, session.blocks, reserve)
+        session.cache_bytes = self.budget.extend(
+            session.cache_bytes, session.blocks, reserve, needed=reserve <= session.cursor.length + AHEAD_TOKENS
+        )
         session.cache.grow(reserve)
         session.reserve = reserve
-        self._on_budget()
+        self._on_budget(session.gateway)
 
     def close(self, session: Session) -> None:
         """End the session: no step of it runs any more, and late frames are known as such."""
@@ -133,7 +143,7 @@ class Sessions:
         assert session.closed
         if self._sessions.pop(session.id, None):
             self.budget.release(session.cache_bytes)
-            self._on_budget()
+            self._on_budget(session.gateway)
 
     def recently_closed(self, session: str) -> bool:
         """True for a session that ended within the last minute: late frames of it are dropped in silence."""

@@ -21,11 +21,6 @@ class Turns:
         self._one_at_a_time = one_at_a_time
         self._groups: dict[BlockRange, dict[Session, None]] = {}
 
-    @property
-    def waiting(self) -> list[Session]:
-        """Everyone who waits."""
-        return [session for group in self._groups.values() for session in group]
-
     def add(self, session: Session) -> None:
         """The session waits, behind those of its group that wait already."""
         self._groups.setdefault(session.blocks, {}).setdefault(session, None)
@@ -37,15 +32,16 @@ class Turns:
             self._groups.pop(session.blocks, None)
 
     def next(self, plan: Plan) -> list[Share]:
-        """The first group's shares that can run, and an empty list when none can. Who takes part goes to the back."""
-        for blocks in list(self._groups):
-            group = self._groups.pop(blocks)
-            self._groups[blocks] = group
-            if shares := self._shares(list(group), plan):
-                for share in shares:
-                    self.remove(share.session)
-                return shares
-        return []
+        """The shares of the first group of which any can run; an empty list when none can."""
+        planned = (self._shares(list(group), plan) for group in self._groups.values())
+        return next((shares for shares in planned if shares), [])
+
+    def serve(self, shares: Sequence[Share]) -> None:
+        """These are run now: their group goes to the back, and they wait no more."""
+        blocks = shares[0].session.blocks
+        self._groups[blocks] = self._groups.pop(blocks)
+        for share in shares:
+            self.remove(share.session)
 
     def _shares(self, sessions: list[Session], plan: Plan) -> list[Share]:
         if not self._one_at_a_time:

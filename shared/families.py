@@ -42,6 +42,10 @@ FAMILIES = (
 """`model_type` of each family whose split forward is tested against the whole model."""
 
 
+_SHARED_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings whose frequencies depend on the longest position in a forward."""
+
+
 def check_family(config: Mapping[str, Any]) -> None:
     """Raises UnsupportedFamily unless the model of this `config.json` is known to split exactly."""
     family = config.get("model_type")
@@ -49,9 +53,9 @@ def check_family(config: Mapping[str, Any]) -> None:
         raise UnsupportedFamily(f"models of family {family!r} cannot be split yet; tested are: {', '.join(FAMILIES)}")
     if config.get("scale_attn_by_inverse_layer_idx"):
         raise UnsupportedFamily(f"this {family} scales attention by the block's index, which does not survive a split")
-    if _rope_type(config) == "dynamic":
+    if _rope_type(config) in _SHARED_ROPE:
         raise UnsupportedFamily(
-            f"this {family} has dynamic rotary embeddings, which sessions would change for each other"
+            f"this {family} has {_rope_type(config)} rotary embeddings, which sessions would change for each other"
         )
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else "unknown"

@@ -38,7 +38,7 @@ Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Versions = tuple[Count, Count]
 HopTime = tuple[Count, Count]
 """What one hop spent on a step, in microseconds: in its queue, and in the forward."""
-HOPS_LIMIT = 256
+HOPS_LIMIT = 64
 HopTimes = Annotated[tuple[HopTime, ...], Meta(max_length=HOPS_LIMIT)]
 Features = Annotated[tuple[Name, ...], Meta(max_length=64)]
 

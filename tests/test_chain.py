@@ -27,7 +27,7 @@ from shared.identity import Identity
 from shared.pool import Dialler, LinkPool
 from shared.tensors import decode_hidden, encode_hidden
 from shared.types import BlockRange, Fingerprint, PeerId, SessionId, Span
-from shared.wire import Ack, Close, HopTime, Open, Output, Step
+from shared.wire import HEADER, LENGTH, Ack, Close, HopTime, Open, Output, Step
 from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer, control_link
 from tests.tiny_models import make_tiny_model
 
@@ -489,3 +489,17 @@ async def test_an_open_that_makes_no_sense_is_refused(swarm: Swarm, changes: dic
     control.send(msgspec.structs.replace(sensible, **changes))
     assert (await asyncio.wait_for(owner.failed, 5)).code == code
     assert swarm.free() == [1000] * 3
+
+
+async def test_a_step_with_more_around_it_than_it_needs_ends_the_session(swarm: Swarm) -> None:
+    """What lies around a step's tensor stays in memory with it, and the window does not count it."""
+    chain = swarm.chain()
+    await chain.open(FINGERPRINT, 20)
+    specs, data = encode_hidden(torch.randn(1, HIDDEN))
+    step = Step(session=chain.session, epoch=1, round=1, position=0, count=1, returns="last", tensors=specs)
+    body = msgspec.msgpack.encode({**msgspec.to_builtins(step), "type": "step", "unknown": "x" * 5000})
+    frame = HEADER.pack(LENGTH.size + len(body) + len(data), len(body)) + body + bytes(data)
+    chain.edges["steps"].link._transport.write(frame)
+    with pytest.raises(HopFailed, match="4096 bytes"):
+        await chain.output(HIDDEN)
+    chain.close()

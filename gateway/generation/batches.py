@@ -32,7 +32,7 @@ OnBatch = Callable[[int, float], None]
 class Batches(Generic[Item, Result]):
     """Hands items to `run` on the thread of an executor: all that wait when it is free, first come first served.
 
-    `run` gives a result for each item; when it raises, the item at fault fails alone.
+    `run` gives a result for each item; when it raises, halves are tried again, so that the item at fault fails alone.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class Batches(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001 - whoever waits for the item gets it, whatever it is
             if len(items) == 1:
                 return [error]
-        return [result for item in items for result in self._attempt([item])]
+        half = len(items) // 2  # the others go on sharing
+        return [*self._attempt(items[:half]), *self._attempt(items[half:])]
 
     def _deliver(
         self, waiters: Sequence[asyncio.Future[Result]], results: Sequence[Result | Exception], seconds: float

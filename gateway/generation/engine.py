@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Literal, Protocol
 
-from gateway.generation.reservation import AHEAD_TOKENS, Extendable, Reservation
+from gateway.generation.reservation import AHEAD_TOKENS, LOW_TOKENS, Extendable, Reservation
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.shared_ends import SharedEnds
+from shared.errors import OutOfCache
 from shared.tensors import WIDEST_BYTES, Encoded
 from shared.types import PeerId
 from shared.wire import PAYLOAD_LIMIT
@@ -54,25 +55,36 @@ class Engine:
 
         Raises NoRoute, OutOfCache, HopFailed, DeadlinePassed. Closing the iterator frees the caches on all hops.
         """
-        ids, limit = list(prompt), len(prompt) + params.max_tokens
-        while True:
-            reserve, resuming = min(limit, len(ids) + AHEAD_TOKENS), len(ids) > len(prompt)
-            async with self._open_chain(reserve, resuming) as chain, Reservation(chain, limit) as room:
-                on_open()
-                await self._prefill(chain, ids)
-                with self._ends.session():
-                    goes_on, pushed_at = True, None
-                    while goes_on:
-                        output = await self._output(chain, pushed_at)
-                        token, hidden = await self._ends.choose(output, chain.last_peer, params, len(ids))
-                        ids.append(token)
-                        ended = token in params.stop_ids or len(ids) == limit
-                        goes_on = not ended and await room.holds(len(ids))
-                        if goes_on:  # before the token is told: that takes time in which the chain can work
-                            pushed_at = await self._step(chain, hidden, len(ids) - 1)
-                        yield token
-                        if ended:
-                            return
+        ids, limit, ahead = list(prompt), len(prompt) + params.max_tokens, AHEAD_TOKENS
+        while len(ids) == len(prompt) or not _ends(ids, params, limit):
+            try:
+                async with self._open_chain(min(limit, len(ids) + ahead), len(ids) > len(prompt)) as chain:
+                    on_open()
+                    async with aclosing(self._tokens(chain, ids, params, limit)) as tokens:
+                        async for token in tokens:
+                            yield token
+            except OutOfCache:
+                if len(ids) == len(prompt):
+                    raise
+                return  # even idle, no peers could hold a longer text
+            ahead = LOW_TOKENS
+
+    async def _tokens(
+        self, chain: Chain, ids: list[int], params: SamplingParams, limit: int
+    ) -> AsyncGenerator[int, None]:
+        """Tokens after `ids`, which they are added to, until the text ends or the chain holds no more of it."""
+        await self._prefill(chain, ids)
+        async with Reservation(chain, limit) as room:
+            with self._ends.session():
+                goes_on, pushed_at = True, None
+                while goes_on:
+                    output = await self._output(chain, pushed_at)
+                    token, hidden = await self._ends.choose(output, chain.last_peer, params, len(ids))
+                    ids.append(token)
+                    goes_on = not _ends(ids, params, limit) and await room.holds(len(ids))
+                    if goes_on:  # before the token is told: that takes time in which the chain can work
+                        pushed_at = await self._step(chain, hidden, len(ids) - 1)
+                    yield token
 
     async def _prefill(self, chain: Chain, ids: list[int]) -> None:
         """Send these ids into an empty chain, in chunks."""
@@ -94,3 +106,8 @@ class Engine:
         chain.begin_round(position)
         await chain.push(hidden, "last")
         return pushed_at
+
+
+def _ends(ids: list[int], params: SamplingParams, limit: int) -> bool:
+    """True when the newest token is the text's last."""
+    return ids[-1] in params.stop_ids or len(ids) == limit

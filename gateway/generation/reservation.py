@@ -9,7 +9,7 @@ AHEAD_TOKENS = 1024
 """What a session asks for at once, beyond the tokens that it has."""
 
 LOW_TOKENS = 256  # left of the reservation: time to ask for more
-AGAIN_TOKENS = 64  # after a refusal, so many more tokens are made before the next question
+AGAIN_TOKENS = 64  # after a refusal, so many more tokens are made before the next question, which asks for so many
 
 
 class Extendable(Protocol):
@@ -34,6 +34,7 @@ class Reservation:
         self._limit = limit
         self._asking: asyncio.Task[bool] | None = None
         self._next_question = 0
+        self._more = AHEAD_TOKENS
 
     async def __aenter__(self) -> Reservation:
         return self
@@ -46,11 +47,11 @@ class Reservation:
     async def holds(self, tokens: int) -> bool:
         """False when there is no room for so many tokens, and the hops promise no more. Raises HopFailed."""
         if self._asking is None and self._is_low(tokens):
-            wanted = min(self._limit, self._chain.reserve + AHEAD_TOKENS)
+            wanted = min(self._limit, self._chain.reserve + self._more)
             self._asking = asyncio.create_task(self._chain.extend(wanted))
             self._next_question = tokens + AGAIN_TOKENS
         if self._asking and (self._asking.done() or tokens > self._chain.reserve):
-            await self._asking
+            self._more = AHEAD_TOKENS if await self._asking else AGAIN_TOKENS
             self._asking = None
         return tokens <= self._chain.reserve
 

@@ -57,16 +57,6 @@ def sample_rows(logits: torch.Tensor, params: Sequence[SamplingParams], position
     ]
 
 
-def sample(logits: torch.Tensor, params: SamplingParams, position: int) -> int:
-    """The token id for `position`, from logits of shape (vocabulary,)."""
-    return sample_rows(logits[None], [params], [position])[0]
-
-
-def gumbel_noise(vocabulary: int, seed: int, choice: int, position: int) -> Floats:
-    """Standard Gumbel noise of every token id."""
-    return _gumbel(_random_words(vocabulary, seed, choice, position))
-
-
 def _random_words(vocabulary: int, seed: int, choice: int, position: int) -> npt.NDArray[np.uint64]:
     # The lowest counter word numbers the blocks of one vector, the others say whose vector it is: none overlap.
     generator = np.random.Philox(key=seed & _WORD, counter=[0, position & _WORD, choice & _WORD, 0])

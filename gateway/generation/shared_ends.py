@@ -82,6 +82,8 @@ class SharedEnds:
 
     def _choose(self, turns: Sequence[Turn]) -> list[Choice]:
         logits = self._ends.logits(torch.cat([self._row(turn) for turn in turns]))
+        for turn, best in zip(turns, logits.amax(dim=1), strict=True):
+            check_finite(best, turn.source)  # finite hidden states may be so large that the norm or the head is not
         tokens = sample_rows(logits, [turn.params for turn in turns], [turn.position for turn in turns])
         hidden = self._ends.embed_each(tokens, [turn.position for turn in turns])
         return [Choice(token, encode_hidden(row)) for token, row in zip(tokens, hidden.split(1), strict=True)]

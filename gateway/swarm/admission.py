@@ -18,6 +18,9 @@ from shared.types import Fingerprint
 RETRY_S = 1.0
 """The first in line tries again after this long at the latest: not every change of what is free may be told here."""
 
+RESUMING_PATIENCE = 10
+"""A stream that goes on waits so many times as long as a new request may."""
+
 T = TypeVar("T")
 
 
@@ -30,15 +33,18 @@ class Place:
     line: Fingerprint = field(compare=False)
     arrived_at: float = field(compare=False)
     passed: bool = field(default=False, compare=False)
+    sent_back: bool = field(default=False, compare=False)
+    """True when a peer had no room after all."""
     came_first: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
 
 
 class Admission:
     """One line for each model. As long as nobody stands in it, everyone passes at once.
 
-    `length` bounds how many new requests stand in a line, `limit_s` how long one waits from its arrival; streams that
-    go on are bound by neither. `changes` must tell of all that can make room. `on_wait` hears for how
-    many seconds each one waited that got through.
+    `length` bounds how many new requests stand in a line, `limit_s` how long one waits from its arrival. Streams that
+    go on are not counted, stand in front, and wait longer; but one that has waited for `limit_s` does not hold up who
+    fits beside it any more. `changes` must tell of all that can make room. `on_wait` hears for how many seconds each
+    new request waited that got through.
     """
 
     def __init__(
@@ -67,27 +73,39 @@ class Admission:
         QueueFull, QueueTimeout, and what else `choose` raises.
         """
         chosen = await self._in_turn(place, choose)
-        if not place.passed:
-            place.passed = True
+        if place.is_new and not place.passed:
             self._on_wait(_now() - place.arrived_at)
+        place.passed = True
         return chosen
 
     async def _in_turn(self, place: Place, choose: Callable[[], T]) -> T:
         line = self._lines[place.line]
-        deadline = place.arrived_at + self._limit_s if place.is_new else None
-        if place.passed and deadline and _now() > deadline:  # peers say that they have room, and refuse all the same
-            raise self._timeout()
+        if place.sent_back and _now() > self._deadline(place):  # peers say that they have room, and refuse all the same
+            raise self._timeout(place)
         if not line or place < line[0]:
             with suppress(CacheFull):
                 return choose()
         self._join(line, place)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(place.arrived_at + self._limit_s):
                 return await self._once_there_is_room(line, place, choose)
         except TimeoutError as error:
-            raise self._timeout() from error
+            if place.is_new:
+                raise self._timeout(place) from error
         finally:
             self._leave(line, place)
+        return await self._beside_the_line(place, choose)
+
+    async def _beside_the_line(self, place: Place, choose: Callable[[], T]) -> T:
+        """For a stream that goes on and has waited for long: it tries as before, and holds up nobody any more."""
+        try:
+            async with asyncio.timeout_at(self._deadline(place)):
+                while True:
+                    with suppress(CacheFull):
+                        return choose()
+                    await self._change()
+        except TimeoutError as error:
+            raise self._timeout(place) from error
 
     async def _once_there_is_room(self, line: list[Place], place: Place, choose: Callable[[], T]) -> T:
         """Nothing is awaited between a try and the wait for the next change, so no change is missed."""
@@ -120,8 +138,12 @@ class Admission:
         if line:
             line[0].came_first.set()
 
-    def _timeout(self) -> QueueTimeout:
-        return QueueTimeout(f"the swarm's cache was full for {self._limit_s:g} s: try again later")
+    def _deadline(self, place: Place) -> float:
+        return place.arrived_at + self._limit_s * (1 if place.is_new else RESUMING_PATIENCE)
+
+    def _timeout(self, place: Place) -> QueueTimeout:
+        waited_s = self._deadline(place) - place.arrived_at
+        return QueueTimeout(f"the swarm's cache was full for {waited_s:g} s: try again later")
 
 
 def _now() -> float:

@@ -73,7 +73,9 @@ class Swarm:
             except HopFailed as error:
                 chain.close()
                 logger.warning("a session could not be opened: %s", error)
-                if error.code != "out_of_cache":  # the peer's room is known better now, and a Pong tells when it grows
+                if error.code == "out_of_cache":  # its room is known better now, and a Pong tells when it grows
+                    place.sent_back = True
+                else:
                     on_route = any(span.peer == error.peer for span in chain.route)
                     refused[error.peer if on_route else chain.route[0].peer] = error
                 await asyncio.sleep(random.uniform(*RETRY_S))

@@ -135,11 +135,15 @@ class CacheBudget:
         self.free -= size
         return size
 
-    def extend(self, held: int, blocks: BlockRange, tokens: int) -> int:
-        """Takes what a session that holds `held` bytes lacks; the bytes that it holds then. Raises OutOfCache."""
+    def extend(self, held: int, blocks: BlockRange, tokens: int, *, needed: bool) -> int:
+        """Takes what a session that holds `held` bytes lacks; the bytes that it holds then. Raises OutOfCache.
+
+        Only who has `needed` them soon gets at those that are kept.
+        """
         size = self._size(blocks, tokens)
-        if size - held > self.free:
-            raise OutOfCache(f"{size - held} bytes more asked for, {self.free} of {self.total} are free")
+        free = self.free if needed else self._room
+        if size - held > free:
+            raise OutOfCache(f"{size - held} bytes more asked for, of {self.total} there are {free} for this session")
         self.free -= size - held
         return size
 

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from peer.model.blocks import Blocks
+from shared.errors import OutOfCache
 from shared.tensors import Encoded, decode_hidden, encode_hidden
 from shared.types import BlockRange, PeerId
 
@@ -72,9 +73,12 @@ class LocalChains:
         self.opened: list[tuple[int, bool]] = []
         self.asked: list[int] = []
         self.running = 0
+        self.longest = 100_000
 
     @asynccontextmanager
     async def open(self, reserve: int, resuming: bool) -> AsyncGenerator[LocalChain, None]:
+        if reserve > self.longest:
+            raise OutOfCache(f"sessions have at most {self.longest} tokens here")
         self.opened.append((reserve, resuming))
         self.running += 1
         try:

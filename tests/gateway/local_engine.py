@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gateway.generation.sampling import SamplingParams, sample
+from gateway.generation.sampling import SamplingParams
+from tests.gateway.generation.draws import sample
 
 
 class LocalEngine:

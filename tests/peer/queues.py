@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+from peer.batch import DECODE_TOKENS
 from peer.cursor import Cursor
 from peer.model.cache import SessionCache
 from peer.sessions import Session, Waiting
@@ -40,11 +41,19 @@ def session(name: str, *counts: int, blocks: str = "0:2", last: bool = False) ->
     return made
 
 
-def wait(session: Session, count: int, *, round_: int = 1) -> None:
-    """One more step behind those that wait."""
+def wait(session: Session, count: int, *, round_: int = 1, returns: Literal["none", "last"] | None = None) -> None:
+    """One more step behind those that wait: of a prompt, or with few tokens one that decodes, unless `returns` says."""
     last = session.queue[-1].step if session.queue else None
     position = last.position + last.count if last else 0
-    step = Step(session=session.id, epoch=1, round=round_, position=position, count=count, returns="none", tensors=())
+    step = Step(
+        session=session.id,
+        epoch=1,
+        round=round_,
+        position=position,
+        count=count,
+        returns=returns or ("last" if count <= DECODE_TOKENS else "none"),
+        tensors=(),
+    )
     session.queue.append(Waiting(step, memoryview(bytes(count * WIDTH)), since=0.0))
 
 

@@ -20,6 +20,26 @@ def test_every_decode_step_runs_whatever_the_prompts_take() -> None:
     assert len(taken) == 202
 
 
+def test_steps_of_several_tokens_share_what_a_forward_has_for_them() -> None:
+    taken = shares(*(session(f"s{n}", 16) for n in range(9)), session("plain", 1), prefill=40)
+    assert list(taken) == ["s0", "s1", "s2", "plain"]  # 15 further tokens each: the third one uses them up
+
+
+def test_small_slices_of_a_prompt_are_a_prompt() -> None:
+    sliced = session("sliced")
+    for _ in range(9):
+        wait(sliced, 10, returns="none")
+    assert shares(sliced, prefill=35) == {"sliced": [(0, 10), (10, 10), (20, 10), (30, 5)]}
+
+
+def test_the_last_hop_sends_no_more_rows_than_there_is_room_for() -> None:
+    one = session("one", last=True)
+    for _ in range(5):
+        wait(one, 20, returns="last")
+    fill_window(one, 2 * WIDTH)
+    assert shares(one) == {"one": [(0, 20), (20, 20)]}
+
+
 def test_a_session_runs_one_decode_step_at_a_time() -> None:
     one = session("one", 1)
     wait(one, 1, round_=2)

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from peer.crowding import Crowding, crowded
+from peer.batch import Share, plan
+from peer.crowding import Crowding, Usage, crowded
 from peer.gathering import Gathering
-from tests.peer.queues import session
+from tests.peer.queues import WIDTH, session
 
 
 def gathering(*decoding: str, crowded: bool = True, at_once: int = 2) -> Gathering:
@@ -13,6 +14,11 @@ def gathering(*decoding: str, crowded: bool = True, at_once: int = 2) -> Gatheri
     for name in decoding:
         made.ran(SESSIONS[name])
     return made
+
+
+def shares(names: str) -> list[Share]:
+    """What these sessions would put into a forward."""
+    return plan([SESSIONS[name] for name in names], 100, WIDTH)
 
 
 SESSIONS = {name: session(name, 1) for name in "abcdefgh"}
@@ -26,27 +32,27 @@ def test_on_a_crowded_machine_each_forward_at_once_gets_its_share_of_the_session
     waiting: str, at_once: int, enough: bool
 ) -> None:
     made = gathering(*"abcdefgh", at_once=at_once)
-    assert made.enough([SESSIONS[name] for name in waiting]) == enough
+    assert made.enough(shares(waiting)) == enough
 
 
 def test_a_peer_that_has_its_cores_for_itself_starts_at_once() -> None:
-    assert gathering(*"abcdefgh", crowded=False).enough([SESSIONS["a"]])
+    assert gathering(*"abcdefgh", crowded=False).enough(shares("a"))
 
 
 def test_one_session_waits_for_nobody() -> None:
-    assert gathering("a").enough([SESSIONS["a"]])
-    assert gathering().enough([SESSIONS["a"]])
+    assert gathering("a").enough(shares("a"))
+    assert gathering().enough(shares("a"))
 
 
 def test_nobody_waits_for_those_who_have_gone() -> None:
     made = gathering(*"abcdefgh")
     for name in "bcdefgh":
         made.forget(SESSIONS[name])
-    assert made.enough([SESSIONS["a"]])
+    assert made.enough(shares("a"))
 
 
 def test_a_prompt_waits_for_nobody() -> None:
-    assert gathering(*"abcdefgh").enough([SESSIONS["a"], session("prompt", 100)])
+    assert gathering(*"abcdefgh").enough(plan([SESSIONS["a"], session("prompt", 100)], 100, WIDTH))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,23 @@ def test_a_machine_is_crowded_when_others_use_what_is_left(all_s: float, own_s: 
     assert crowded(all_s, own_s, cores_s=2.0) == expected
 
 
-def test_the_use_of_the_cores_is_looked_at_now_and_then() -> None:
-    clock = iter(range(100))
-    looks = Crowding(lambda: float(next(clock)))
-    assert isinstance(looks(), bool)
+def test_a_machine_stays_crowded_until_the_cores_are_clearly_free() -> None:
+    busy = [2.0, 1.2, 1.2, 0.4, 1.2]  # of two cores, in each second; half of it is this process's
+    readings = iter(
+        [Usage(0.0, 0.0, 0.0), *(Usage(n + 1.0, sum(busy[: n + 1]), sum(busy[: n + 1]) / 2) for n in range(5))]
+    )
+    crowding = Crowding(lambda: next(readings), cores=2)
+    assert [crowding() for _ in busy] == [True, True, True, False, False]
+
+
+def test_the_use_is_looked_at_now_and_then_only() -> None:
+    readings = iter([Usage(0.0, 0.0, 0.0), Usage(0.4, 0.8, 0.0)])
+    clock = iter([0.1, 0.4])
+    crowding = Crowding(lambda: next(readings), cores=2, clock=lambda: next(clock))
+    assert [crowding(), crowding()] == [False, True]
+
+
+def test_this_machine_tells_its_use() -> None:
+    before, after = Usage.now(), Usage.now()
+    assert 0 < before.at <= after.at
+    assert 0 < before.own_s <= after.own_s <= after.all_s

@@ -109,7 +109,7 @@ class Peer:
                 self.changed.clear()
                 await self.changed.wait()
 
-    def _freed(self) -> None:
+    def _freed(self, gateway: PeerId) -> None:
         self.changed.set()
 
     def _fail(self, session: Session, error: CorollaError) -> None:

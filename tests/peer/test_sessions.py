@@ -37,7 +37,7 @@ def session(number: int = 0, reserve: int = 10, opened_at: float = 100.0, blocks
 
 def test_cache_is_reserved_until_the_session_is_freed_and_each_change_is_told() -> None:
     told: list[int] = []
-    sessions = Sessions(budget(30), on_budget=lambda: told.append(sessions.budget.free_tokens))
+    sessions = Sessions(budget(30), on_budget=lambda gateway: told.append(sessions.budget.free_tokens))
     one, two = session(1), session(2)
     sessions.add(one)
     sessions.add(two)
@@ -53,7 +53,7 @@ def test_cache_is_reserved_until_the_session_is_freed_and_each_change_is_told() 
 
 def test_an_extended_session_gives_back_exactly_what_it_took() -> None:
     told: list[int] = []
-    sessions = Sessions(budget(100), on_budget=lambda: told.append(sessions.budget.free_tokens))
+    sessions = Sessions(budget(100), on_budget=lambda gateway: told.append(sessions.budget.free_tokens))
     part = session(1, reserve=10, blocks=BlockRange(1, 2))
     sessions.add(part)
     sessions.extend(part, 60)
@@ -66,7 +66,7 @@ def test_an_extended_session_gives_back_exactly_what_it_took() -> None:
 
 def test_a_refused_extension_changes_nothing() -> None:
     told: list[int] = []
-    sessions = Sessions(budget(100), on_budget=lambda: told.append(sessions.budget.free_tokens))
+    sessions = Sessions(budget(100), on_budget=lambda gateway: told.append(sessions.budget.free_tokens))
     one = session(1, reserve=60)
     sessions.add(one)
     for refused in (101, SESSION_TOKENS + 1):
@@ -78,7 +78,7 @@ def test_a_refused_extension_changes_nothing() -> None:
 
 
 def test_a_peer_with_its_limit_of_sessions_has_room_for_no_other() -> None:
-    sessions = Sessions(budget(100 * SESSIONS_LIMIT), on_budget=lambda: None)
+    sessions = Sessions(budget(100 * SESSIONS_LIMIT), on_budget=lambda gateway: None)
     for number in range(SESSIONS_LIMIT):
         assert sessions.room_tokens > 0
         sessions.add(session(number, reserve=1))
@@ -88,7 +88,7 @@ def test_a_peer_with_its_limit_of_sessions_has_room_for_no_other() -> None:
 
 
 def test_an_id_is_never_used_twice() -> None:
-    sessions = Sessions(budget(100), on_budget=lambda: None)
+    sessions = Sessions(budget(100), on_budget=lambda gateway: None)
     one = session(1)
     sessions.add(one)
     with pytest.raises(ProtocolError):

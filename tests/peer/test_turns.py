@@ -21,7 +21,8 @@ def served(turns: Turns, prefill: int = 10) -> list[str]:
     def planned(sessions: Sequence[Session]) -> list[Share]:
         return plan(sessions, prefill, WIDTH)
 
-    shares = turns.next(planned)
+    if shares := turns.next(planned):
+        turns.serve(shares)
     for share in shares:
         for part in share.slices:
             part.waiting.done = part.end % part.waiting.step.count  # a step that is through comes again

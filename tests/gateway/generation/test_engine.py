@@ -16,7 +16,7 @@ from gateway.generation.ends import Ends
 from gateway.generation.engine import Engine
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.shared_ends import SharedEnds
-from shared.errors import HopFailed
+from shared.errors import HopFailed, OutOfCache
 from tests.gateway.local_chain import PEER, LocalChains
 from tests.gateway.local_engine import LocalEngine
 from tests.tiny_models import make_tiny_model
@@ -98,15 +98,27 @@ async def test_more_room_is_asked_for_before_it_is_needed(bench: Bench, long_tex
 async def test_a_session_without_more_room_goes_on_over_another_chain(bench: Bench, long_text: list[int]):
     bench.chains.grants = lambda reserve: False
     assert await bench.run(replace(SAMPLED, max_tokens=1400)) == long_text
-    assert bench.chains.opened == [(1027, False), (1403, True)]
-    assert bench.chains.asked == [1403] * 5  # 255, 191, 127, 63 tokens before the end, and when nothing is left
+    assert bench.chains.opened == [(1027, False), (1284, True), (1403, True)]  # what it has, and some to begin with
+    # 255, 191, 127, 63 tokens before the end, and when nothing is left: for less, once much was refused.
+    assert bench.chains.asked[:5] == [1403, 1091, 1091, 1091, 1091]
     assert bench.chains.running == 0
 
 
 async def test_a_refusal_is_no_last_word(bench: Bench, long_text: list[int]):
-    bench.chains.grants = lambda reserve: len(bench.chains.asked) == 3
+    bench.chains.grants = lambda reserve: len(bench.chains.asked) > 2
     assert await bench.run(replace(SAMPLED, max_tokens=1400)) == long_text
-    assert (len(bench.chains.opened), len(bench.chains.asked)) == (1, 3)
+    assert len(bench.chains.opened) == 1
+    assert bench.chains.asked == [1403, 1091, 1091, 1403]
+
+
+async def test_a_text_that_no_peers_could_hold_ends_where_they_could_not(bench: Bench, long_text: list[int]):
+    bench.chains.grants, bench.chains.longest = (lambda reserve: False), 1100
+    text = await bench.run(replace(SAMPLED, max_tokens=1400))
+    assert text == long_text[: len(text)]
+    assert len(text) == 1025
+    bench.chains.longest = 1000
+    with pytest.raises(OutOfCache):  # one that does not even begin is refused
+        await bench.run(replace(SAMPLED, max_tokens=1400))
 
 
 @pytest.mark.parametrize("tokens", [1, 1024])

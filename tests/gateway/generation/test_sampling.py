@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gateway.generation.sampling import SamplingParams, gumbel_noise, sample, sample_rows
+from gateway.generation.sampling import SamplingParams, sample_rows
+from tests.gateway.generation.draws import gumbel_noise, sample
 
 
 def params(

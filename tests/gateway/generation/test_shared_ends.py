@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from gateway.generation.ends import Ends
-from gateway.generation.sampling import SamplingParams, sample
+from gateway.generation.sampling import SamplingParams
 from gateway.generation.shared_ends import SharedEnds
 from shared.errors import HopFailed
 from shared.tensors import Encoded, decode_hidden, encode_hidden
 from shared.types import PeerId
+from tests.gateway.generation.draws import sample
 from tests.tiny_models import make_tiny_model
 
 torch.set_num_threads(1)

@@ -90,8 +90,10 @@ def test_new_sessions_leave_a_tenth_to_those_that_grow() -> None:
     with pytest.raises(OutOfCache, match=r"31 tokens .* room for 30"):
         budget.open(WHOLE, 31)
     with pytest.raises(OutOfCache):
-        budget.extend(held, WHOLE, 101)
-    held = budget.extend(held, WHOLE, 100)
+        budget.extend(held, WHOLE, 101, needed=True)
+    with pytest.raises(OutOfCache):
+        budget.extend(held, WHOLE, 91, needed=False)
+    held = budget.extend(held, WHOLE, 100, needed=True)
     assert (budget.free, budget.room_tokens) == (0, 0)
     budget.release(held)
     assert budget.free_tokens == budget.tokens

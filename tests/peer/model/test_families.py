@@ -75,6 +75,7 @@ def test_split_equals_whole_through_prefill_decode_and_rollback(
         ({}, "None"),
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "index"),
         ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "longrope"),
         ({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
     ],
 )
