@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +30,11 @@ SHORT, WARM = 32, 128
 PROMPT_ROUNDS, LOAD_ROUNDS = 3, 2
 """At most so many: they take longest."""
 
-RATE_SHARE, PROMPT_SHARE, LOAD_SHARE = 0.2, 0.15, 0.35
-"""Of the time for all: for rounds of decoding, of the prompts of one length, of streams at once."""
+RATE_SHARE, PROMPTS_SHARE, LOAD_SHARE = 0.15, 0.35, 0.45
+"""Of the time for all: for rounds of decoding, of prompts, of streams at once. What is left is for a trace."""
+
+LOAD_LENGTH = 2
+"""Streams at once are so many times as long as one alone: a crowded machine's peers take a second to settle."""
 
 LOOP_THREADS = (1, 2)
 
@@ -68,6 +71,8 @@ class Bench:
     base: str | None
     nodes: Nodes | None
     meters: Meters
+    left_s: float
+    """For measuring, once all stands."""
 
     async def rates(self) -> dict[str, list[float]]:
         """Decoding one stream: tokens a second, by source."""
@@ -79,7 +84,7 @@ class Bench:
         sources, found = {self._name: self.remote, **self.loops}, []
         for length in self.options.prompts:
             with _phase(f"prompts of {length} tokens"):
-                rounds = self._turns(PROMPT_SHARE, PROMPT_ROUNDS)
+                rounds = self._turns(PROMPTS_SHARE / len(self.options.prompts), PROMPT_ROUNDS)
                 found.append(await first_tokens(self.remote, sources, self.prompts, length, rounds))
         return found
 
@@ -90,7 +95,8 @@ class Bench:
             for streams, found in loads.items():
                 with _phase(f"{streams} streams at once"):
                     prompts = [await self.prompts.make(SHORT) for _ in range(streams)]
-                    found.append(await run_load(self.remote.endpoint, prompts, self.options.tokens, self.meters))
+                    tokens = LOAD_LENGTH * self.options.tokens
+                    found.append(await run_load(self.remote.endpoint, prompts, tokens, self.meters))
         return loads
 
     async def prompt_trace(self) -> PromptTrace | None:
@@ -113,7 +119,7 @@ class Bench:
 
     def _turns(self, share: float, most: int | None = None) -> Iterator[int]:
         rounds = self.options.rounds if most is None else min(self.options.rounds, most)
-        return turns(rounds, share * 60 * self.options.minutes)
+        return turns(rounds, share * self.left_s)
 
     @property
     def _name(self) -> str:
@@ -124,6 +130,7 @@ class Bench:
 @asynccontextmanager
 async def standing(options: Options) -> AsyncIterator[Bench]:
     """All that is measured, ended with the context. Raises CorollaError, EndpointFailed."""
+    began = time.perf_counter()
     async with AsyncExitStack() as stack:
         checkpoint = _checkpoint(options)
         nodes = None
@@ -146,9 +153,10 @@ async def standing(options: Options) -> AsyncIterator[Bench]:
             base=_transformers(options.threads) if loops else None,
             nodes=nodes,
             meters=Meters(nodes, await _tracer(endpoint) if options.trace else None),
+            left_s=0.0,
         )
         await bench.warm_up()
-        yield bench
+        yield replace(bench, left_s=60 * options.minutes - (time.perf_counter() - began))
 
 
 def _checkpoint(options: Options) -> Checkpoint | None:

@@ -15,6 +15,9 @@ from peer.batch import Share
 from peer.sessions import Session
 from shared.types import BlockRange
 
+ENOUGH = 8
+"""So many sessions share a forward so well that waiting for more would cost more than it saves."""
+
 RECENT_S = 1.0
 """A session that decoded within so many seconds is expected to go on."""
 
@@ -43,7 +46,8 @@ class Gathering:
         if any(share.prefills for share in shares):
             return True  # a prompt fills a forward by itself
         sessions = {share.session for share in shares}
-        return len(sessions) * self._at_once >= len(sessions | self._expected(shares[0].session.blocks))
+        expected = sessions | self._expected(shares[0].session.blocks)
+        return len(sessions) >= min(ENOUGH, len(expected) / self._at_once)
 
     def _expected(self, blocks: BlockRange) -> set[Session]:
         since = time.monotonic() - RECENT_S

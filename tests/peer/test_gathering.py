@@ -35,6 +35,15 @@ def test_on_a_crowded_machine_each_forward_at_once_gets_its_share_of_the_session
     assert made.enough(shares(waiting)) == enough
 
 
+def test_many_are_enough_whoever_else_may_come() -> None:
+    many = [session(f"m{n}", 1) for n in range(100)]
+    made = gathering(at_once=1)
+    for each in many:
+        made.ran(each)
+    assert not made.enough(plan(many[:7], 100, WIDTH))
+    assert made.enough(plan(many[:8], 100, WIDTH))
+
+
 def test_a_peer_that_has_its_cores_for_itself_starts_at_once() -> None:
     assert gathering(*"abcdefgh", crowded=False).enough(shares("a"))
 
