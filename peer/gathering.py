@@ -18,6 +18,8 @@ from shared.types import BlockRange
 ENOUGH = 8
 """So many sessions share a forward so well that waiting for more would cost more than it saves."""
 
+_BURST = 0.1
+
 RECENT_S = 1.0
 """A session that decoded within so many seconds is expected to go on."""
 
@@ -48,6 +50,14 @@ class Gathering:
         sessions = {share.session for share in shares}
         expected = sessions | self._expected(shares[0].session.blocks)
         return len(sessions) >= min(ENOUGH, len(expected) / self._at_once)
+
+    def patience(self, shares: Sequence[Share]) -> float:
+        """How long this forward may wait, in decode steps.
+
+        Sessions gather where they enter the chain. Were they held everywhere, few of them could wait at each hop for
+        those that wait at the others. Further on they come together, but one after the other.
+        """
+        return 1.0 if all(share.session.upstream == share.session.gateway for share in shares) else _BURST
 
     def _expected(self, blocks: BlockRange) -> set[Session]:
         since = time.monotonic() - RECENT_S

@@ -103,9 +103,11 @@ class Scheduler:
 
     async def _gather(self) -> None:
         """Wait for more sessions where that pays, but no longer than a decode step takes."""
+        began = asyncio.get_running_loop().time()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._pace.decode_s):
+            async with asyncio.timeout(None) as patience:
                 while (shares := self._turns.next(self._plan)) and not self._gathering.enough(shares):
+                    patience.reschedule(began + self._gathering.patience(shares) * self._pace.decode_s)
                     self._wake.clear()
                     await self._wake.wait()
 
