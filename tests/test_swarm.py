@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def test_two_models_are_listed_and_answer_as_in_one_place(swarm: Swarm, models: 
     wanted = Reference(models[model]).answer(MESSAGES, 16).text
     assert wanted.startswith(said.rstrip("\ufffd"))  # at the end of 16 tokens a character may be incomplete
     assert answer["usage"]["completion_tokens"] == 16
+
+
+def test_many_at_once_get_what_each_gets_alone(swarm: Swarm, models: dict[str, Path]) -> None:
+    conversations = [[{"role": "user", "content": f"Petals, {'and more ' * number}please."}] for number in range(12)]
+    alone = Reference(models[MODELS[0]])
+    with ThreadPoolExecutor(12) as clients:
+        together = list(clients.map(lambda messages: ask(swarm, messages=messages, max_tokens=24), conversations))
+    for messages, response in zip(conversations, together, strict=True):
+        expected = alone.answer(messages, 24)
+        assert expected.gap > 1e-4  # so that no rounding decides
+        said = response.json()["choices"][0]["message"]["content"]
+        assert expected.text.startswith(said.rstrip("\ufffd"))
+    turns = [
+        line for line in swarm.client.get("/metrics").text.splitlines() if line.startswith("corolla_gateway_turn_rows")
+    ]
+    counts = {line.split("{")[0].split()[0]: float(line.split()[-1]) for line in turns if "bucket" not in line}
+    assert counts["corolla_gateway_turn_rows_sum"] > counts["corolla_gateway_turn_rows_count"]  # some shared a turn
 
 
 def test_the_swarm_tells_who_serves_what(swarm: Swarm) -> None:
