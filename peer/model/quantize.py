@@ -15,10 +15,11 @@ from peer.model.experts import Int8Matrices, Nf4Matrices, is_fused, quantized_ex
 from peer.model.llm_int8 import llm_int8_linear
 from peer.model.nf4 import nf4_linear
 from shared.errors import UsageError
+from shared.few_rows import FewRowsLinear
 from shared.int8 import Int8Linear
 
 QUANTIZATIONS = ("none", "int8", "nf4")
-_LINEAR = (nn.Linear, FalconLinear)  # not what else derives from nn.Linear: a router's forward does more
+_LINEAR = (nn.Linear, FewRowsLinear, FalconLinear)  # not what else derives from nn.Linear: a router's forward does more
 
 
 @dataclass(frozen=True, slots=True)

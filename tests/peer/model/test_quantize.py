@@ -8,6 +8,8 @@ from peer.model.blocks import Blocks
 from peer.model.load import load_model
 from peer.model.quantize import Way, held_bytes, int8_way, llm_int8_way, nf4_way, quantize_block
 from shared.errors import UsageError
+from shared.few_rows import speed_up_decoding
+from shared.int8 import Int8Linear
 from shared.types import BlockRange
 from tests.tiny_models import make_tiny_model
 
@@ -72,3 +74,10 @@ def test_experts_that_cannot_be_taken_one_by_one_are_refused_by_name(way: Way) -
 def test_an_unknown_quantization_is_refused(llama: Path) -> None:
     with pytest.raises(UsageError, match=r"int3.*int8, nf4"):
         held(llama, BlockRange(0, 1), "int3")
+
+
+def test_maps_that_were_made_fast_for_a_few_rows_are_quantized_like_others() -> None:
+    block = nn.ModuleDict({"wide": nn.Linear(64, 128), "narrow": nn.Linear(128, 64)})
+    speed_up_decoding(block)
+    quantize_block(block, int8_way(torch.float32), torch.device("cpu"))
+    assert all(isinstance(part, Int8Linear) for part in block.values())
