@@ -14,18 +14,14 @@ from pathlib import Path
 import torch
 from torch.nn.functional import linear
 
+from shared.few_rows import from_the_other_side
+
 SHAPES = ((192, 576), (576, 576), (1536, 576), (576, 1536), (2048, 2048), (8192, 2048), (4096, 4096), (49152, 576))
 ROWS = (1, 2, 3, 4, 6, 8, 10, 16)
 WEIGHT_BYTES = 140_000_000
 REPEATS = 5
 
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def from_the_other_side(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`linear` as (W @ x.T).T, one row as two."""
-    count = len(x)
-    return (weight @ (x if count > 1 else x.repeat(2, 1)).T)[:, :count].T.contiguous()
 
 
 def by_columns(weight: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,7 @@ class Runner:
         return [next(outputs) if isinstance(part, Part) else part for part in outcomes]
 
     def _begin(self, part: Part) -> Part | CorollaError:
+        """The part, if its cache can take it: asked here too, one by one, lest one refusal undo the sharing of all."""
         try:
             part.cache.begin(part.position, len(part.hidden))
         except CorollaError as error:

@@ -84,9 +84,9 @@ class Scheduler:
     async def run(self) -> None:
         """Serve for ever."""
         while True:
-            if self.blocks.batches:
-                await self._gather()
             shares = self._turns.next(self._plan)
+            if shares and self.blocks.batches and not self._gathering.enough(shares):
+                shares = await self._gather(shares)
             if shares:
                 self._turns.serve(shares)
                 await self._serve(shares)
@@ -94,15 +94,17 @@ class Scheduler:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _gather(self) -> None:
-        """Wait for more sessions where that pays, but no longer than a decode step takes."""
+    async def _gather(self, shares: list[Share]) -> list[Share]:
+        """Wait for more sessions than these, but no longer than a decode step takes; the shares that can run then."""
         began = asyncio.get_running_loop().time()
         with suppress(TimeoutError):
             async with asyncio.timeout(None) as patience:
-                while (shares := self._turns.next(self._plan)) and not self._gathering.enough(shares):
+                while shares and not self._gathering.enough(shares):
                     patience.reschedule(began + self._gathering.patience(shares) * self._pace.decode_s)
                     self._wake.clear()
                     await self._wake.wait()
+                    shares = self._turns.next(self._plan)
+        return self._turns.next(self._plan)  # a session that has ended meanwhile wakes nobody
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

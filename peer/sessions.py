@@ -19,7 +19,7 @@ SESSIONS_LIMIT = 1024
 RANGES_LIMIT = 16
 """Different parts of the range that sessions may use at one time: each gets forwards of its own."""
 
-AHEAD_TOKENS = 2048
+NEEDED_SOON_TOKENS = 2048
 """A session that asks for room within so many tokens of those that it has is about to need it."""
 
 UNNAMED_S = 15.0
@@ -126,7 +126,7 @@ class Sessions:
         if reserve <= session.reserve:
             return
         session.cache_bytes = self.budget.extend(
-            session.cache_bytes, session.blocks, reserve, needed=reserve <= session.cursor.length + AHEAD_TOKENS
+            session.cache_bytes, session.blocks, reserve, needed=reserve <= session.cursor.length + NEEDED_SOON_TOKENS
         )
         session.cache.grow(reserve)
         session.reserve = reserve

@@ -37,11 +37,17 @@ class FewRowsLinear(nn.Linear):
         count = rows.shape[0]
         if not 0 < count <= self.few_rows:
             return super().forward(input)
-        columns = (rows if count > 1 else rows.repeat(2, 1)).T
-        product = (self.weight @ columns)[:, :count].T.contiguous()
+        product = from_the_other_side(rows, self.weight)
         if self.bias is not None:
             product += self.bias
         return product.view(*input.shape[:-1], -1)
+
+
+def from_the_other_side(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`linear(rows, weight)` as (W @ x.T).T, one row as two: (rows, in) and (out, in) to (rows, out)."""
+    count = rows.shape[0]
+    columns = (rows if count > 1 else rows.repeat(2, 1)).T
+    return (weight @ columns)[:, :count].T.contiguous()
 
 
 def speed_up_decoding(model: nn.Module) -> None:
