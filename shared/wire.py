@@ -86,16 +86,25 @@ class Welcome(Message, frozen=True):
 
 
 class Failure(Message, frozen=True):
-    """Something cannot be done: `code` is one word for programs, `reason` a sentence, `peer` the node at fault."""
+    """Something cannot be done: `code` is one word for programs, `reason` a sentence, `peer` the node at fault.
+
+    A hop that says `kept` still holds the session as it was in `epoch`, and waits for orders; else it has freed it.
+    """
 
     code: Name
     reason: Reason
     session: Session | None = None
     peer: Peer | None = None
+    epoch: Count | None = None
+    kept: bool = False
 
 
 class Open(Message, frozen=True):
-    """Gateway to hop: hold a cache of `reserve` tokens for `blocks`, between the nodes `upstream` and `downstream`."""
+    """Gateway to hop: hold a cache of `reserve` tokens for `blocks`, between the nodes `upstream` and `downstream`.
+
+    What a hop makes of positions below `forward_from` it keeps in its outbox and does not send on: those after it have
+    it. The gateway as `downstream` gets outputs, or steps for the next hop where `output` says so.
+    """
 
     session: Session
     fingerprint: Name
@@ -105,6 +114,7 @@ class Open(Message, frozen=True):
     reserve: Count
     epoch: Count
     output: Name = "hidden"
+    forward_from: Count = 0
 
 
 class Opened(Message, frozen=True):
@@ -128,6 +138,65 @@ class Extended(Message, frozen=True):
     reserve: Count
 
 
+class Status(Message, frozen=True):
+    """Gateway to hop: how far are you with this session? `number` comes back in the Report."""
+
+    session: Session
+    number: Count
+
+
+class Report(Message, frozen=True):
+    """Hop to gateway, the answer to Status, as of the last forward that is over.
+
+    The cache holds [0, `length`), last written in `round` of `epoch`, and can be cropped to 0 or to any position from
+    `shallowest` on; the outbox holds what was made of [`outbox_from`, `length`). `queued` steps of the session wait, or
+    one is `running`; a hop that is `blocked` cannot send what it would make. `forward_ms` is the age of the forward
+    that runs now, whosever it is, `forwards` counts those that are over.
+    """
+
+    session: Session
+    number: Count
+    epoch: Count
+    round: Count
+    length: Count
+    shallowest: Count
+    outbox_from: Count
+    queued: Count
+    running: bool
+    blocked: bool
+    forward_ms: Count
+    forwards: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Redirect(Message, frozen=True):
+    """Gateway to hop: from `epoch` on you stand between other nodes; go on as in Open.
+
+    Keep [0, `length`) of the cache, drop what waits, connect to `downstream`, and send it what you have made of positions
+    from `forward_from` on, as far as you keep them from the outbox.
+    """
+
+    session: Session
+    epoch: Count
+    upstream: Peer
+    downstream: Peer
+    length: Count
+    forward_from: Count
+    output: Name = "hidden"
+
+
+class Redirected(Message, frozen=True):
+    """Hop to gateway, the answer to Redirect: the downstream edge of `epoch` stands."""
+
+    session: Session
+    epoch: Count
+
+
+class Warm(Message, frozen=True):
+    """Gateway to peer: you may soon have to send to these peers; have an idle data link to each."""
+
+    peers: Annotated[tuple[Peer, ...], Meta(max_length=8)]
+
+
 class Close(Message, frozen=True):
     """Gateway to hop: the session has ended; free its cache."""
 
@@ -145,6 +214,7 @@ class Pong(Message, frozen=True):
     """Peer to gateway: the answer to a Ping, or unasked (`number` 0) when what is free has changed.
 
     `room_tokens` is the longest session that can be opened now, `longest_tokens` the longest when nothing else is held.
+    A peer that is `draining` takes no new sessions and asks for those that it has to be moved.
     """
 
     number: Count
@@ -154,6 +224,7 @@ class Pong(Message, frozen=True):
     longest_tokens: Count
     sessions: Count
     tokens_per_s: Annotated[float, Meta(ge=0, le=1e9)]
+    draining: bool = False
 
 
 class Attach(Message, frozen=True):
@@ -210,7 +281,8 @@ class Ack(Message, frozen=True):
 
 
 AnyMessage = (
-    Challenge | Hello | Welcome | Failure | Open | Opened | Extend | Extended | Close | Ping | Pong
+    Challenge | Hello | Welcome | Failure | Open | Opened | Extend | Extended
+    | Status | Report | Redirect | Redirected | Warm | Close | Ping | Pong
     | Attach | Attached | Detach | Step | Output | Ack
 )  # fmt: skip
 
