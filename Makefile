@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test slow check bench format clean
+.PHONY: install demo test slow check bench chaos format clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,9 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.stream --json bench.json
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m benchmarks.chaos --json chaos.json
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

@@ -13,16 +13,14 @@ from pathlib import Path
 from benchmarks.client import Endpoint
 from benchmarks.load import Load, Meters, run_load
 from benchmarks.local_loop import BlocksLoop, LocalLoop, TransformersLoop
-from benchmarks.nodes import Nodes, fetch_all, running_nodes
+from benchmarks.nodes import Nodes, local_checkpoint, running_nodes
 from benchmarks.prompts import Encode, Prompts, counted_by, estimated_by
 from benchmarks.report import PromptTrace
 from benchmarks.rounds import turns
 from benchmarks.single import FirstTokens, Remote, Source, decode_rates, first_tokens
 from benchmarks.trace import Tracer
-from gateway.demo_model import DEMO_MODEL, fetch_demo_model
 from gateway.generation.tokenizer import TextTokenizer
-from shared.checkpoint import Checkpoint, open_checkpoint
-from shared.options import default_cache_dir
+from shared.checkpoint import Checkpoint
 
 SHORT, WARM = 32, 128
 """Tokens of the prompts that are decoded after, and of the one to warm up."""
@@ -161,14 +159,9 @@ async def standing(options: Options) -> AsyncIterator[Bench]:
 
 def _checkpoint(options: Options) -> Checkpoint | None:
     """The model, complete on this machine; None when only a gateway elsewhere has it."""
-    cache_dir = default_cache_dir()
-    if options.model is not None:
-        checkpoint = open_checkpoint(options.model, name=options.model_name, cache_dir=cache_dir)
-        fetch_all(checkpoint)
-        return checkpoint
-    if options.url is None:
-        return open_checkpoint(str(fetch_demo_model(cache_dir)), name=DEMO_MODEL, cache_dir=cache_dir)
-    return None
+    if options.model is None and options.url is not None:
+        return None
+    return local_checkpoint(options.model, options.model_name)
 
 
 def _transformers(threads: int) -> str:

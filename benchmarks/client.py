@@ -99,20 +99,25 @@ class Endpoint:
             "stream_options": {"include_usage": True},
         }
         sent, ended, arrivals, usage = time.perf_counter(), 0.0, [], {}
-        async with self._reached(), self.http.stream("POST", "/v1/chat/completions", json=body) as response:
-            async for chunk in _chunks(response):
-                if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
-                    arrivals.append(time.perf_counter())
-                    if begun and len(arrivals) == 1:
-                        await begun()
-                if chunk["choices"] and chunk["choices"][0]["finish_reason"]:
-                    ended = time.perf_counter()
-                    if done:
-                        await done()
-                usage = chunk.get("usage") or usage
+        async for chunk in self.chunks(body):
+            if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                arrivals.append(time.perf_counter())
+                if begun and len(arrivals) == 1:
+                    await begun()
+            if chunk["choices"] and chunk["choices"][0]["finish_reason"]:
+                ended = time.perf_counter()
+                if done:
+                    await done()
+            usage = chunk.get("usage") or usage
         if not (ended and usage):
             raise EndpointFailed(f"{self.url} ended a stream without a finish reason or without usage")
         return Answer(usage["prompt_tokens"], usage["completion_tokens"], sent, tuple(arrivals), ended)
+
+    async def chunks(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The chunks that a request's stream consists of. Raises EndpointFailed, with an error event's message too."""
+        async with self._reached(), self.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            async for chunk in _chunks(response):
+                yield chunk
 
     async def _get(self, path: str) -> Any:
         async with self._reached():

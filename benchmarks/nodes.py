@@ -15,7 +15,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.client import EndpointFailed
-from shared.checkpoint import Checkpoint
+from gateway.demo_model import DEMO_MODEL, fetch_demo_model
+from shared.checkpoint import Checkpoint, open_checkpoint
+from shared.options import default_cache_dir
 from shared.types import BlockRange
 from tests.swarm import Node, Swarm, free_port, running_swarm
 
@@ -43,7 +45,17 @@ def running_nodes(checkpoint: Checkpoint, peers: int, threads: int, quantize: st
                 raise
 
 
-def fetch_all(checkpoint: Checkpoint) -> None:
+def local_checkpoint(model: str | None, name: str | None = None) -> Checkpoint:
+    """A model (the demo's, if it is not said), complete on this machine. Raises CheckpointError."""
+    cache_dir = default_cache_dir()
+    if model is None:
+        return open_checkpoint(str(fetch_demo_model(cache_dir)), name=DEMO_MODEL, cache_dir=cache_dir)
+    checkpoint = open_checkpoint(model, name=name, cache_dir=cache_dir)
+    _fetch_all(checkpoint)
+    return checkpoint
+
+
+def _fetch_all(checkpoint: Checkpoint) -> None:
     """Every file of the model into its folder, so that all can load from there without a hub."""
     for part in ("ends", BlockRange(0, checkpoint.blocks)):
         with checkpoint.prepare(part):

@@ -74,31 +74,31 @@ def tables(figures: Figures) -> Iterator[str]:
 def _sources(
     title: str, unit: str, digits: int, measured: Mapping[str, list[float]], base: str | None
 ) -> Iterator[str]:
-    yield "\n" + _row(title, unit, "lowest", "highest", "of base")
+    yield "\n" + row(title, unit, "lowest", "highest", "of base")
     for name, values in measured.items():
         middle = statistics.median(values)
         ratio = middle / statistics.median(measured[base]) if base else None
-        spread = (_number(each, digits) for each in (middle, min(values), max(values)))
-        yield _row(f"{name} *" if name == base else name, *spread, _number(ratio, 2))
+        spread = (number(each, digits) for each in (middle, min(values), max(values)))
+        yield row(f"{name} *" if name == base else name, *spread, number(ratio, 2))
 
 
 def _loads(loads: list[Load]) -> Iterator[str]:
     if not loads:
         return
     columns = ("tokens/s", "of single", "all decode", "of single", "first tok s", "gap ms", "gap p95 ms", "client CPU")
-    yield "\n" + _row("streams at once", *columns)
+    yield "\n" + row("streams at once", *columns)
     single = next((load for load in loads if load.streams == 1), None)
     for load in loads:
-        yield _row(
+        yield row(
             str(load.streams),
-            _number(load.total_rate, 1),
-            _number(_ratio(load.total_rate, single and single.total_rate), 2),
-            _number(load.together_rate, 1),
-            _number(_ratio(load.together_rate, single and single.together_rate), 2),
-            _number(load.first_token_s, 2),
-            _number(1e3 * load.gap_s, 1),
-            _number(1e3 * load.gap_p95_s, 1),
-            _number(load.client_cpu, 2),
+            number(load.total_rate, 1),
+            number(_ratio(load.total_rate, single and single.total_rate), 2),
+            number(load.together_rate, 1),
+            number(_ratio(load.together_rate, single and single.together_rate), 2),
+            number(load.first_token_s, 2),
+            number(1e3 * load.gap_s, 1),
+            number(1e3 * load.gap_p95_s, 1),
+            number(load.client_cpu, 2),
         )
 
 
@@ -106,66 +106,66 @@ def _cpu(loads: list[Load]) -> Iterator[str]:
     if not loads:
         return
     names = list(loads[0].cpu_s or {})
-    yield "\n" + _row("CPU ms a token", "in all", *names)
+    yield "\n" + row("CPU ms a token", "in all", *names)
     for load in loads:
         spent = load.cpu_s or {}
-        cells = (_number(1e3 * seconds, 2) for seconds in (sum(spent.values()), *(spent[name] for name in names)))
-        yield _row(f"{load.streams} streams", *cells)
+        cells = (number(1e3 * seconds, 2) for seconds in (sum(spent.values()), *(spent[name] for name in names)))
+        yield row(f"{load.streams} streams", *cells)
 
 
 def _memory(memory: list[Memory]) -> Iterator[str]:
     if not memory:
         return
-    yield "\n" + _row("memory, MB", "ready", "peak", "its libp2p")
+    yield "\n" + row("memory, MB", "ready", "peak", "its libp2p")
     for each in memory:
-        yield _row(
-            each.node, *(_number(held / 1e6, 0) for held in (each.ready_bytes, each.peak_bytes, each.libp2p_bytes))
+        yield row(
+            each.node, *(number(held / 1e6, 0) for held in (each.ready_bytes, each.peak_bytes, each.libp2p_bytes))
         )
 
 
 def _step_trace(load: Load, trace: Trace) -> Iterator[str]:
     """The time between two tokens of one stream: in the chain, in the gateway's own turn, and elsewhere."""
-    yield "\n" + _row(f"a step of {load.streams} streams", "ms", "times")
+    yield "\n" + row(f"a step of {load.streams} streams", "ms", "times")
     if not trace.step.times:
         yield "the gateway has counted no steps meanwhile"
         return
     turn_s, step_s = trace.turn.mean, trace.step.mean
-    yield _row("between two tokens", _ms(load.gap_s))
-    yield _row(f"gateway's turn, {trace.rows.mean:.1f} rows", _ms(turn_s), _number(trace.turn.times, 0))
-    yield _row("chain", _ms(step_s), _number(trace.step.times, 0))
+    yield row("between two tokens", _ms(load.gap_s))
+    yield row(f"gateway's turn, {trace.rows.mean:.1f} rows", _ms(turn_s), number(trace.turn.times, 0))
+    yield row("chain", _ms(step_s), number(trace.step.times, 0))
     for hop in trace.hops:
         yield from _hop(hop, hop.queue.mean, hop.forward.mean)
-    yield _row("  wire", _ms(trace.wire_s))
-    yield _row("rest (HTTP, event loop)", _ms(load.gap_s - turn_s - step_s))
+    yield row("  wire", _ms(trace.wire_s))
+    yield row("rest (HTTP, event loop)", _ms(load.gap_s - turn_s - step_s))
     added_s = load.gap_s - turn_s - sum(hop.forward.mean for hop in trace.hops)
-    yield _row("added by each hop", _ms(added_s / max(1, len(trace.hops))))
+    yield row("added by each hop", _ms(added_s / max(1, len(trace.hops))))
 
 
 def _prompt_trace(traced: PromptTrace) -> Iterator[str]:
-    yield "\n" + _row(f"a prompt of {traced.prompt_tokens}", "ms", "frames")
-    yield _row("first token", _ms(traced.wall_s))
-    yield _row("gateway's turns", _ms(traced.trace.turn.total), _number(traced.trace.turn.times, 0))
+    yield "\n" + row(f"a prompt of {traced.prompt_tokens}", "ms", "frames")
+    yield row("first token", _ms(traced.wall_s))
+    yield row("gateway's turns", _ms(traced.trace.turn.total), number(traced.trace.turn.times, 0))
     for hop in traced.trace.hops:
         yield from _hop(hop, hop.queue.total, hop.forward.total)
-    yield _row("forwards by wall time", _number(traced.overlap, 2))
+    yield row("forwards by wall time", number(traced.overlap, 2))
 
 
 def _hop(hop: HopTrace, queue_s: float, forward_s: float) -> Iterator[str]:
-    yield _row(f"  {hop.blocks} queue", _ms(queue_s), _number(hop.queue.times, 0))
-    yield _row(f"  {hop.blocks} forward", _ms(forward_s), _number(hop.forward.times, 0))
+    yield row(f"  {hop.blocks} queue", _ms(queue_s), number(hop.queue.times, 0))
+    yield row(f"  {hop.blocks} forward", _ms(forward_s), number(hop.forward.times, 0))
 
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def _ms(seconds: float) -> str:
-    return _number(1e3 * seconds, 2)
+    return number(1e3 * seconds, 2)
 
 
-def _row(name: str, *cells: str) -> str:
+def row(name: str, *cells: str) -> str:
     return f"{name:<{NAME_WIDTH}}" + "".join(f"{cell:>{WIDTH}}" for cell in cells)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -97,6 +98,20 @@ class Tracer:
 
         hops = [HopTrace(blocks, spent(QUEUE, peer), spent(FORWARD, peer)) for peer, blocks in self._blocks.items()]
         return Trace(spent(STEP), spent(TURN), spent(ROWS), [hop for hop in hops if hop.forward.times])
+
+
+def percentiles(text: str, name: str) -> dict[str, float]:
+    """Of a histogram in Prometheus' text format, over all its labels: how many `times`, `p50` and `p99`, each as the
+    bound of its bucket. Empty where there is none."""
+    counts: Counter[float] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == f"{name}_bucket":
+                counts[float(sample.labels["le"])] += int(sample.value)
+    times = counts[math.inf]
+    marks = {"p50": 0.5, "p99": 0.99} if times else {}
+    bounds = {mark: min(at for at, below in counts.items() if below >= share * times) for mark, share in marks.items()}
+    return {"times": times, **bounds} if times else {}
 
 
 def parse_counters(text: str) -> Counters:

@@ -34,6 +34,14 @@ def main() -> None:
     "--queue-seconds", type=click.FloatRange(min=0, max=3600), default=60, show_default=True, metavar="S",
     help="How long each may wait; then it gets 503.",
 )  # fmt: skip
+@click.option(
+    "--wait-for-coverage", type=click.FloatRange(min=0, max=3600), default=30, show_default=True, metavar="S",
+    help="How long a running answer waits when a peer dies and no other holds its blocks.",
+)  # fmt: skip
+@click.option(
+    "--drain-seconds", type=click.FloatRange(min=0, max=86400), default=30, show_default=True, metavar="S",
+    help="After a first signal: how long running requests may take to finish.",
+)  # fmt: skip
 @node_options("gateway")
 def start(log_level: str, **options: Any) -> None:
     """Serve the OpenAI API. Without --model: whatever the swarm has from a hub."""
@@ -56,7 +64,7 @@ def demo(**options: Any) -> None:
     set_up_logs("warning")
     from gateway.demo import run_demo
 
-    run(lambda: run_demo(**options))
+    run(lambda leaving: run_demo(leaving, **options))
 
 
 if __name__ == "__main__":

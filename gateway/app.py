@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -19,9 +20,12 @@ from gateway.api.errors import reply_to
 from gateway.api.metrics import MetricsPage
 from gateway.api.models import ModelList, Models
 from gateway.api.page import FrontPage
+from gateway.api.running import Admittance, RunningRequests
 from gateway.api.swarm import SwarmPages, SwarmView
 from gateway.metrics import GatewayMetrics
 from shared.errors import CorollaError
+
+logger = logging.getLogger(__name__)
 
 BODY_LIMIT_BYTES = 10_000_000
 
@@ -32,8 +36,9 @@ def build_app(
     """The whole API. Serve it by HttpServer, so that open streams end when the program does."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.closing = closing = asyncio.Event()
+    app.state.running = running = RunningRequests()
     chat = ChatCompletions(models, metrics.requests, body_limit_bytes, closing)
-    model_list, swarm = ModelList(models), SwarmPages(swarm_view, closing)
+    model_list, swarm = ModelList(models), SwarmPages(swarm_view, running, closing)
     app.add_api_route("/v1/chat/completions", chat.create, methods=["POST"])
     app.add_api_route("/v1/models", model_list.all)
     app.add_api_route("/v1//models", model_list.all)  # Open WebUI asks so when its base URL ends with a slash
@@ -46,6 +51,7 @@ def build_app(
     for kind in (CorollaError, HTTPException):
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
+    app.add_middleware(Admittance, running=running)
     app.add_middleware(Boundary)
     return app
 
@@ -53,12 +59,26 @@ def build_app(
 class HttpServer(uvicorn.Server):
     """A uvicorn server of `build_app`'s application. `listening` is set once it takes requests.
 
-    At its end it ends the application's streams, some of which are endless, before it waits for them.
+    It may `finish` before it ends. At its end it ends the application's streams, some of which are endless, before it
+    waits for them.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+
+    async def finish(self, within_s: float) -> None:
+        """Refuse new requests, and return when those that run have been answered, or `within_s` later."""
+        running: RunningRequests = self._app.state.running
+        running.refuse_more()
+        if not running:
+            return
+        logger.info(
+            "leaving: %d requests are finished first, within %g s; a second signal ends them", len(running), within_s
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await running.finished()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -70,10 +90,13 @@ class HttpServer(uvicorn.Server):
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        app = self.config.app
-        assert isinstance(app, FastAPI)
-        app.state.closing.set()
+        self._app.state.closing.set()
         await super().shutdown(sockets)
+
+    @property
+    def _app(self) -> FastAPI:
+        assert isinstance(self.config.app, FastAPI)
+        return self.config.app
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

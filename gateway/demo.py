@@ -22,11 +22,12 @@ from shared.checkpoint import Checkpoint, open_checkpoint
 from shared.errors import CorollaError
 from shared.identity import Identity
 from shared.ports import take_port
-from shared.program import beside, together
+from shared.program import Leaving, beside, together
 from shared.types import BlockRange
 
 HOST = "127.0.0.1"
 PARTS = 3
+DRAIN_S = 3.0
 END_S = 4.0
 LAST_LINES = 15
 
@@ -35,8 +36,11 @@ class PeerDied(CorollaError):
     """A peer of the demo ended before it was ready."""
 
 
-async def run_demo(peers: int, port: int, quantize: str, threads: int, cache_dir: Path) -> None:
-    """Serve until cancelled. Nothing is left behind: no process, no state. Raises PeerDied with the peer's reason."""
+async def run_demo(leaving: Leaving, peers: int, port: int, quantize: str, threads: int, cache_dir: Path) -> None:
+    """Serve until cancelled, or asked to leave. Nothing is left behind: no process, no state.
+
+    Raises PeerDied with the peer's reason.
+    """
     listening = take_port(HOST, port, port, "--port")
     directory = await beside(fetch_demo_model, cache_dir)
     checkpoint = await beside(lambda: open_checkpoint(str(directory), name=DEMO_MODEL, cache_dir=cache_dir))
@@ -48,7 +52,7 @@ async def run_demo(peers: int, port: int, quantize: str, threads: int, cache_dir
             node = await beside(importlib.import_module, "gateway.node")  # torch: seconds that the peers need too
             await together(
                 node.run_gateway(
-                    settings, demo.identity, [checkpoint], listening, on_ready=lambda: _say(_example(port))
+                    settings, demo.identity, [checkpoint], listening, leaving, on_ready=lambda: _say(_example(port))
                 ),
                 *(demo.watch(number, process) for number, process in enumerate(processes, 1)),
             )
@@ -76,6 +80,8 @@ class Demo:
             head="none",
             queue_length=64,
             queue_seconds=60,
+            drain_seconds=DRAIN_S,
+            wait_for_coverage=30,
             join=(),
             swarm=self._swarm,
             listen=HOST,
@@ -158,8 +164,11 @@ async def _tell(stderr: asyncio.StreamReader, number: int, said: deque[str]) -> 
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """At once: by the end of its stdin, and by a signal if it does not look at that yet."""
     if process.returncode is not None:
         return
+    assert process.stdin
+    process.stdin.close()
     process.terminate()
     try:
         await asyncio.wait_for(process.wait(), END_S)

@@ -1,7 +1,7 @@
 """What a gateway counts, by names of `docs/metrics.md`. Knows nothing of HTTP, engines or chains: they call its hooks.
 
-The values of labels come from known sets alone: models served here, the outcomes of `gateway.api.observation`, and
-linked peers.
+The values of labels come from known sets alone: models served here, the outcomes of `gateway.api.observation`, linked
+peers, and what is listed here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
-from shared.exposition import ROWS, SECONDS, exposition
+from shared.exposition import ROWS, SECONDS, RefusalCounts, exposition
+from shared.refusals import Refusals
 from shared.types import PeerId
 from shared.wire import HopTime
 
@@ -19,11 +20,23 @@ UNKNOWN_MODEL = ""
 """The label of a request that was refused before it named a model of this gateway: to Prometheus, no label."""
 
 
+OTHER = "other"
+"""The label of a code that is not known here: what a hop says of its failure is its own word."""
+FAILURES = frozenset((
+    "lost", "edge_lost", "edge_silent", "unreachable", "refused", "deadline", "closed", "stale", "leaving",
+    "outbox_lost", "out_of_cache", "cache_overrun", "crop_too_deep", "gap", "protocol", "not_finite", "forward",
+    "unsupported", "wrong_model", "wrong_blocks"
+))  # fmt: skip
+"""Codes of HopFailed that this software knows."""
+MOVES = frozenset(("drained", "slow"))
+
+
 class GatewayMetrics:
     """All counters of one gateway, in the registry that is passed in."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, refusals: Refusals | None = None) -> None:
         self._registry = registry
+        registry.register(RefusalCounts(refusals or Refusals()))
         self.requests = RequestMetrics(registry)
         self._queue_length = Gauge(
             "corolla_queue_length", "Requests that wait for cache on the peers.", registry=registry
@@ -35,6 +48,7 @@ class GatewayMetrics:
             "corolla_gateway_turn_rows", "Sessions that shared a turn.", registry=registry, buckets=ROWS
         )
         self._hops = HopMetrics(registry)
+        self._failovers = FailoverMetrics(registry)
 
     def connect(self, linked: Callable[[PeerId], bool], waiting: Callable[[], int]) -> None:
         """Which peers keep their labels, and how many requests wait: asked when it matters."""
@@ -57,6 +71,14 @@ class GatewayMetrics:
     def hop(self, peer: PeerId, spent: HopTime) -> None:
         """What a hop says that it spent on a step."""
         self._hops.spent(peer, spent)
+
+    def failover(self, code: str, replayed_tokens: int, pause_s: float) -> None:
+        """A session has gone on without a hop that failed in this way."""
+        self._failovers.failed_over(code, replayed_tokens, pause_s)
+
+    def moved(self, reason: str) -> None:
+        """A session has left a hop that still worked: `drained`, or `slow`."""
+        self._failovers.moves.labels(_known(reason, MOVES)).inc()
 
     def text(self) -> bytes:
         """Everything as it is now, in Prometheus' text format."""
@@ -151,6 +173,31 @@ class HopMetrics:
             del self._labelled[peer]
             self._queue.remove(peer)
             self._forward.remove(peer)
+
+
+class FailoverMetrics:
+    """What becomes of sessions whose hops fail, or are better left."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._failovers = Counter("corolla_failovers", "Failovers, by what failed.", ("code",), registry=registry)
+        self._replayed = Counter(
+            "corolla_failover_replayed_tokens", "Tokens that were replayed to replacements.", registry=registry
+        )
+        self._pause = _seconds(
+            registry,
+            "corolla_failover_pause_seconds",
+            "From a chain's last move before a failure to its next output.",
+        )
+        self.moves = Counter("corolla_moves", "Sessions that left a hop that worked.", ("reason",), registry=registry)
+
+    def failed_over(self, code: str, replayed_tokens: int, pause_s: float) -> None:
+        self._failovers.labels(_known(code, FAILURES)).inc()
+        self._replayed.inc(replayed_tokens)
+        self._pause.observe(pause_s)
+
+
+def _known(label: str, labels: frozenset[str]) -> str:
+    return label if label in labels else OTHER
 
 
 def _seconds(registry: CollectorRegistry, name: str, meaning: str, *labels: str) -> Histogram:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from gateway.serving import Serving, load
 from gateway.settings import GatewaySettings
 from gateway.swarm.admission import Admission
 from gateway.swarm.peers import Peers
+from gateway.swarm.repair import Repair
 from gateway.swarm.swarm import Swarm
 from gateway.view import View
 from shared.addresses import data_addresses
@@ -28,7 +30,8 @@ from shared.checkpoint import Checkpoint
 from shared.identity import Identity
 from shared.network import Network
 from shared.pool import Dialler, LinkPool
-from shared.program import beside, forget_garbage, together
+from shared.program import Leaving, beside, forget_garbage, together
+from shared.refusals import Refusals
 
 P2P_PORT = 31530
 SHUTDOWN_S = 3
@@ -41,42 +44,65 @@ async def run_gateway(
     identity: Identity,
     checkpoints: list[Checkpoint],
     listening: socket.socket,
+    leaving: Leaving,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until cancelled; `on_ready` is called after the `ready` line. Raises UsageError, CheckpointError."""
+    """Serve until cancelled, or asked to leave; `on_ready` is called after the `ready` line.
+
+    Raises UsageError, CheckpointError.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    metrics = GatewayMetrics(CollectorRegistry())
+    refusals = Refusals()
+    metrics = GatewayMetrics(CollectorRegistry(), refusals)
     serving = Serving(ThreadPoolExecutor(1, thread_name_prefix="torch"), metrics.turn, metrics.step)
     for source, checkpoint in zip(settings.model, checkpoints, strict=True):
         serving.add(await beside(load, checkpoint, settings), source)
     forget_garbage()
-    async with Network(identity, settings, default_port=P2P_PORT) as network:
+    async with Network(identity, settings, default_port=P2P_PORT, refusals=refusals) as network:
         await network.announce(kind="gateway", name="gateway")
-        dialler = Dialler(identity, settings.swarm, lambda peer: data_addresses(network.table.get(peer)))
+        dialler = Dialler(
+            identity, settings.swarm, lambda peer: data_addresses(network.table.get(peer)), refusals=refusals
+        )
         pool = LinkPool(dialler)
         peers = Peers(network, dialler, serving.serves)
         admission = Admission(peers.changes, settings.queue_length, settings.queue_seconds, metrics.waited)
-        serving.connect(Swarm(identity.peer, peers, pool, admission, metrics.hop), peers)
+        count = functools.partial(_count, metrics)
+        swarm = Swarm(identity.peer, peers, pool, admission, settings.wait_for_coverage, metrics.hop, count)
+        serving.connect(swarm, peers)
         metrics.connect(linked=peers.controls.__contains__, waiting=lambda: admission.waiting)
         app = build_app(serving, View(serving, peers, network), metrics)
-        work = [peers.run(), tell_readiness(settings, serving, peers, network, on_ready), _serve_http(app, listening)]
+        work = [peers.run(), tell_readiness(settings, serving, peers, network, on_ready)]
         if not settings.model:
             work.append(adopt_models(settings, serving, peers))
         try:
-            await together(*work)
+            with leaving.finishing() as asked:
+                await together(*work, _serve_http(app, listening, asked, settings.drain_seconds))
         finally:
+            swarm.close()
             peers.close()
             pool.close()
 
 
-async def _serve_http(app: FastAPI, listening: socket.socket) -> None:
-    """Serve until cancelled; then end the open streams, within a limit."""
+def _count(metrics: GatewayMetrics, repair: Repair) -> None:
+    if repair.is_move:
+        metrics.moved(repair.code)
+    else:
+        metrics.failover(repair.code, repair.replayed_tokens, repair.seconds)
+
+
+async def _serve_http(app: FastAPI, listening: socket.socket, asked: asyncio.Event, drain_s: float) -> None:
+    """Serve until cancelled, or `asked` to leave: then finish what runs within `drain_s`. End what is left."""
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S)
     server = HttpServer(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:
-        await asyncio.shield(serving)
+        await together(asyncio.shield(serving), _finish(server, asked, drain_s))
     finally:
         server.should_exit = True
         await asyncio.wait({serving}, timeout=SHUTDOWN_S + 1)
+
+
+async def _finish(server: HttpServer, asked: asyncio.Event, drain_s: float) -> None:
+    await asked.wait()
+    await server.finish(drain_s)

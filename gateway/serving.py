@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gateway.generation.batches import OnBatch
 from gateway.generation.completion import ServedModel
 from gateway.generation.ends import Ends
-from gateway.generation.engine import Engine
+from gateway.generation.engine import Engine, Inputs
 from gateway.generation.mapped_embedding import embedding_tensor
 from gateway.generation.shared_ends import SharedEnds
 from gateway.generation.tokenizer import TextTokenizer
@@ -137,8 +137,10 @@ class Serving:
             return True
         return False
 
-    def _open_chain(self, model: Model, reserve: int, resuming: bool) -> AbstractAsyncContextManager[Chain]:
-        return self._swarm.open_chain(model, reserve, resuming)
+    def _open_chain(
+        self, model: Model, reserve: int, resuming: bool, inputs: Inputs
+    ) -> AbstractAsyncContextManager[Chain]:
+        return self._swarm.open_chain(model, reserve, resuming, inputs)
 
 
 def _peer_flags(source: str, checkpoint: Checkpoint) -> str:

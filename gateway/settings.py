@@ -19,3 +19,5 @@ class GatewaySettings(NodeSettings):
     head: Literal["none", "int8"]
     queue_length: int
     queue_seconds: float
+    drain_seconds: float
+    wait_for_coverage: float

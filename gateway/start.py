@@ -10,7 +10,7 @@ from gateway.settings import GatewaySettings
 from shared.checkpoint import Checkpoint, open_checkpoint
 from shared.errors import UsageError
 from shared.ports import take_port
-from shared.program import run
+from shared.program import Leaving, run
 from shared.state import StateFolder
 
 
@@ -18,10 +18,10 @@ def start_gateway(**options: Any) -> None:
     """Run until a signal. What is wrong with the flags is told before anything is started."""
     settings = GatewaySettings(**options)
 
-    async def main() -> None:
+    async def main(leaving: Leaving) -> None:
         state = StateFolder(settings.state_dir)
         listening = take_port(settings.host, settings.port, settings.port, "--port")
-        await run_gateway(settings, state.identity(), open_models(settings), listening)
+        await run_gateway(settings, state.identity(), open_models(settings), listening, leaving)
 
     run(main)
 

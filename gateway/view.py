@@ -66,7 +66,7 @@ class View:
             "model": announced.model,
             "fingerprint": announced.fingerprint,
             "blocks": [announced.blocks.start, announced.blocks.end],
-            "state": announced.state,
+            "state": "draining" if pong and pong.draining else announced.state,
             "quantization": announced.numerics.quantization if announced.numerics else "none",
             "dtype": announced.numerics.dtype if announced.numerics else "",
             "tokens_per_s": round(announced.tokens_per_s, 2),

@@ -66,9 +66,22 @@ def main() -> None:
     type=Parsed(MemoryCap, "GB|PERCENT"),
     help="What blocks and cache take at most, such as 8, 7.5GB or 50%.  [default: 80% of what is free]",
 )
+@click.option(
+    "--outbox-memory",
+    type=Parsed(MemoryCap, "GB|PERCENT"),
+    help="Main memory for what is sent again when another peer dies.  [default: 10% of what is free]",
+)
 @click.option("--name", metavar="NAME", help="Shown to others.  [default: two random words]")
 @click.option("--metrics-port", type=PORT, help="Port of /metrics, counters for Prometheus.  [default: none]")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address of the metrics' port.")
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0, max=86400),
+    default=60,
+    show_default=True,
+    metavar="S",
+    help="After a first signal: how long to wait until running sessions have moved to other peers.",
+)
 @click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when stdin is closed.")
 @node_options("peer")
 def start(log_level: str, exit_with_parent: bool, **options: Any) -> None:

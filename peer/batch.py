@@ -59,7 +59,7 @@ def plan(sessions: Iterable[Session], prefill_tokens: int, token_bytes: int) -> 
     shares: list[Share] = []
     further_tokens = prefill_tokens
     for session in sessions:
-        if not session.queue or session.outlet is None:
+        if not session.queue or session.outlet is None or session.replay_from is not None:
             continue
         room = session.outlet.room // token_bytes
         if is_decode(session.queue[0]):

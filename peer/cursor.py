@@ -16,6 +16,12 @@ class Cursor:
     length: int = 0
     dropped: int = 0
 
+    def is_over(self, epoch: int) -> bool:
+        """True for an epoch before this one; a frame of it is counted as dropped."""
+        over = epoch < self.epoch
+        self.dropped += over
+        return over
+
     def admit(self, epoch: int, round_: int, position: int, count: int) -> bool:
         """Take a frame into account; False when it must be dropped. Raises PositionGap.
 

@@ -13,6 +13,9 @@ FREE_PART = 0.8
 CACHE_PART = 0.2
 """What it keeps of that for the cache while it chooses how many blocks to hold."""
 
+OUTBOX_PART = 0.1
+"""Outboxes take no more than this of the main memory that is free when the blocks are loaded."""
+
 LEAST_TOKENS = 2048
 """A cache below this serves nobody."""
 
@@ -77,6 +80,11 @@ def cache_tokens(left: int, token_bytes: int, enough_bytes: int) -> int:
     """
     enough = max(enough_bytes // token_bytes, LEAST_TOKENS)
     return min(max(0, left) // token_bytes, enough, TOKENS_LIMIT)
+
+
+def outbox_bytes(free: int, whole: int, needed: int, cap: MemoryCap | None) -> int:
+    """What all outboxes may take of main memory: as much as `cap` allows, else no more than is ever `needed`."""
+    return cap.size(whole) if cap else min(needed, int(OUTBOX_PART * free))
 
 
 def in_gb(size: int) -> str:

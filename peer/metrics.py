@@ -11,8 +11,9 @@ from prometheus_client.registry import Collector
 
 from peer.scheduler import Forward
 from peer.sessions import Sessions
-from shared.exposition import ROWS, SECONDS
+from shared.exposition import ROWS, SECONDS, RefusalCounts
 from shared.links import Traffic
+from shared.refusals import Refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Holdings:
     free_cache_bytes: int = 0
     cache_tokens: int = 0
     free_cache_tokens: int = 0
+    outbox_bytes: int = 0
+    used_outbox_bytes: int = 0
 
     @property
     def used(self) -> float:
@@ -42,6 +45,8 @@ def holdings_of(sessions: Sessions) -> Holdings:
         free_cache_bytes=budget.free,
         cache_tokens=budget.tokens,
         free_cache_tokens=budget.free_tokens,
+        outbox_bytes=sessions.outboxes.total,
+        used_outbox_bytes=sessions.outboxes.used,
     )
 
 
@@ -68,7 +73,13 @@ class Work:
 class PeerMetrics(Collector):
     """All counters of one peer, in the registry that is passed in; `holdings` and `traffic` are read when asked for."""
 
-    def __init__(self, registry: CollectorRegistry, holdings: Callable[[], Holdings], traffic: Traffic) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        holdings: Callable[[], Holdings],
+        traffic: Traffic,
+        refusals: Refusals | None = None,
+    ) -> None:
         self.holdings = holdings
         self.work = Work()
         self._traffic = traffic
@@ -82,6 +93,7 @@ class PeerMetrics(Collector):
             "corolla_peer_queue_seconds", "Longest wait among a forward's steps.", registry=registry, buckets=SECONDS
         )
         registry.register(self)
+        registry.register(RefusalCounts(refusals or Refusals()))
 
     def forward(self, forward: Forward) -> None:
         """One forward is over."""
@@ -103,6 +115,8 @@ class PeerMetrics(Collector):
             ("cache_free_bytes", "Cache that is promised to no session.", now.free_cache_bytes),
             ("cache_tokens", "Cache in tokens of all blocks, in all.", now.cache_tokens),
             ("cache_free_tokens", "Cache in tokens that is promised to no session.", now.free_cache_tokens),
+            ("outbox_bytes", "Room for what is sent again when a peer dies.", now.outbox_bytes),
+            ("outbox_used_bytes", "Room of that in use.", now.used_outbox_bytes),
         ):
             yield GaugeMetricFamily(f"corolla_peer_{name}", meaning, value)
 

@@ -17,6 +17,7 @@ from peer.crowding import Crowding, Usage
 from peer.fitting import Fitting, look_at_memory
 from peer.gathering import Gathering
 from peer.loading import check_range, load_blocks, place
+from peer.memory import outbox_bytes
 from peer.metrics import PeerMetrics, holdings_of
 from peer.metrics_page import MetricsPage
 from peer.model.blocks import Blocks
@@ -28,13 +29,14 @@ from peer.settings import PeerSettings
 from peer.status import tell_status
 from shared.addresses import data_addresses
 from shared.checkpoint import Checkpoint
+from shared.device import free_memory, whole_memory
 from shared.handshake import Listener
 from shared.identity import Identity
 from shared.links import Traffic
 from shared.network import Network
 from shared.pool import Dialler, LinkPool
 from shared.ports import take_port
-from shared.program import beside, forget_garbage, together
+from shared.program import Leaving, beside, forget_garbage, together
 from shared.tensors import NAMES
 from shared.types import BlockRange, Numerics
 
@@ -46,8 +48,11 @@ JOIN_S = 3.0
 REAP_S = 1.0
 
 
-async def run_peer(settings: PeerSettings, identity: Identity, checkpoint: Checkpoint) -> None:
-    """Serve until cancelled, then say goodbye. Raises UsageError, CheckpointError, NotEnoughMemory."""
+async def run_peer(settings: PeerSettings, identity: Identity, checkpoint: Checkpoint, leaving: Leaving) -> None:
+    """Serve until cancelled, or asked to leave, then say goodbye.
+
+    Raises UsageError, CheckpointError, NotEnoughMemory.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     check_range(settings, checkpoint)
@@ -64,7 +69,7 @@ async def run_peer(settings: PeerSettings, identity: Identity, checkpoint: Check
         logger.info("loading blocks %s of %s (%s)", blocks, checkpoint.id, checkpoint.fingerprint[:12])
         loaded = await beside(load_blocks, checkpoint, blocks, compute)
         budget = await beside(fitting.budget, loaded)
-        await node.serve(compute, loaded, budget, data, scraped)
+        await node.serve(compute, loaded, budget, data, scraped, leaving)
 
 
 async def _choose(fitting: Fitting, network: Network) -> BlockRange:
@@ -113,14 +118,19 @@ class PeerNode:
         budget: CacheBudget,
         listening: socket.socket,
         scraped: socket.socket | None,
+        leaving: Leaving,
     ) -> None:
-        """Take sessions until cancelled; `scraped` listens for those who ask for the counters."""
+        """Take sessions until cancelled, or asked to leave; `scraped` listens for those who ask for the counters."""
         digests = await beside(self._checkpoint.digests, blocks.range)
         pace = await beside(measure_pace, blocks)
         registry, traffic = CollectorRegistry(), Traffic()
-        metrics = PeerMetrics(registry, lambda: holdings_of(protocol.sessions), traffic)
+        metrics = PeerMetrics(registry, lambda: holdings_of(protocol.sessions), traffic, self._network.refusals)
         dialler = Dialler(
-            self._identity, self._settings.swarm, lambda peer: data_addresses(self._network.table.get(peer)), traffic
+            self._identity,
+            self._settings.swarm,
+            lambda peer: data_addresses(self._network.table.get(peer)),
+            traffic,
+            self._network.refusals,
         )
         pool = LinkPool(dialler)
         protocol = PeerProtocol(
@@ -132,8 +142,9 @@ class PeerNode:
             pace,
             _gathering(blocks.device),
             metrics.forward,
+            _outbox_bytes(self._settings, blocks, budget),
         )
-        listener = Listener(self._identity, self._settings.swarm, protocol.on_link, traffic)
+        listener = Listener(self._identity, self._settings.swarm, protocol.on_link, traffic, self._network.refusals)
         await listener.start(listening)
         try:
             news = {"digests": digests, "tokens_per_s": 1 / pace.decode_s, "cache_tokens": budget.tokens}
@@ -143,16 +154,43 @@ class PeerNode:
             work = [protocol.scheduler.run(), _reap(protocol, listener), tell_status(metrics)]
             if scraped:
                 work.append(MetricsPage(registry, scraped).run())
-            await together(*work)
+            with leaving.finishing() as asked:
+                await together(*work, self._leave(protocol, asked))
         finally:
             await protocol.stop()
             pool.close()
             await listener.close()
 
+    async def _leave(self, protocol: PeerProtocol, asked: asyncio.Event) -> None:
+        """Once asked to, take no more sessions; return when those that are here have moved to others, or end.
+
+        What has not gone after --drain-seconds is left to fail.
+        """
+        await asked.wait()
+        protocol.drain()
+        if not len(protocol.sessions):
+            return
+        seconds, here = self._settings.drain_seconds, len(protocol.sessions)
+        logger.info(
+            "leaving: %d sessions move to other peers first, within %g s; a second signal ends them", here, seconds
+        )
+        await self._network.announce(state="draining")
+        try:
+            async with asyncio.timeout(seconds):
+                await protocol.emptied()
+        except TimeoutError:
+            logger.warning("%d sessions are still here after %g s: they are ended", len(protocol.sessions), seconds)
+
     async def _tell_ready(self, blocks: BlockRange) -> None:
         if self._settings.join:
             await self._network.joined(JOIN_S)
         click.echo(f"ready {self._identity.peer} {self._network.addresses[0]} {blocks}")
+
+
+def _outbox_bytes(settings: PeerSettings, blocks: Blocks, budget: CacheBudget) -> int:
+    """Main memory for outboxes: nobody needs more than one row for each token of the cache."""
+    main, row_bytes = torch.device("cpu"), blocks.hidden_size * blocks.dtype.itemsize
+    return outbox_bytes(free_memory(main), whole_memory(main), budget.tokens * row_bytes, settings.outbox_memory)
 
 
 def _gathering(device: torch.device) -> Gathering:

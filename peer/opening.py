@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from peer.cursor import Cursor
 from peer.model.blocks import Blocks
-from peer.scheduler import Scheduler
 from peer.sessions import Fail, Session, Sessions
 from shared.edges import ATTACH_S, DialledEdge, as_hop_failure
 from shared.errors import CorollaError, DeadlinePassed, HopFailed, ProtocolError
 from shared.pool import LinkPool
 from shared.types import BlockRange, Fingerprint, PeerId, SessionId
-from shared.wire import Open
+from shared.wire import Open, Redirect
 
 
 class Opener:
@@ -24,17 +24,17 @@ class Opener:
         fingerprint: Fingerprint,
         blocks: Blocks,
         sessions: Sessions,
-        scheduler: Scheduler,
         pool: LinkPool,
         fail: Fail,
+        on_room: Callable[[Session], None],
     ) -> None:
         self._me = me
         self._fingerprint = fingerprint
         self._blocks = blocks
         self._sessions = sessions
-        self._scheduler = scheduler
         self._pool = pool
         self._fail = fail
+        self._on_room = on_room
 
     def reserve(self, gateway: PeerId, message: Open) -> Session:
         """A session with its cache reserved. Raises OutOfCache, HopFailed, ProtocolError."""
@@ -48,25 +48,39 @@ class Opener:
             reserve=message.reserve,
             cursor=Cursor(message.epoch),
             cache=self._blocks.new_cache(blocks, message.reserve),
+            output=message.output,
+            forward_from=message.forward_from,
         )
         self._sessions.add(session)
         return session
 
+    def redirect(self, session: Session, message: Redirect) -> None:
+        """Put the session between other nodes, with what it keeps.
+
+        Raises ProtocolError, HopFailed; the session is then as it was.
+        """
+        self._check_place(message)
+        if message.length > session.done or message.epoch <= session.cursor.epoch:
+            has = f"in epoch {session.cursor.epoch} there are {session.done} tokens"
+            raise ProtocolError(f"epoch {message.epoch} cannot begin at token {message.length}: {has}")
+        session.upstream, session.downstream = PeerId(message.upstream), PeerId(message.downstream)
+        session.output = message.output
+        session.rejoin(message.epoch, message.length, message.forward_from)
+
     async def connect(self, session: Session) -> None:
         """Return once the downstream edge stands. Raises HopFailed that names it, DeadlinePassed."""
-        if session.last:
-            await self._await_outputs(session)
+        if session.downstream == session.gateway:
+            await self._await_outlet(session)
         else:
             await self._dial_downstream(session)
 
     def _check(self, message: Open) -> BlockRange:
         """The blocks to use, if this peer can do what is asked."""
-        if message.output != "hidden":
-            raise HopFailed(self._me, "unsupported", f"output {message.output!r} is unknown to this peer")
+        self._check_place(message)
         if message.fingerprint != self._fingerprint:
             raise HopFailed(self._me, "wrong_model", "this peer serves another model")
-        if self._me in (message.upstream, message.downstream) or not message.reserve:
-            raise ProtocolError("a session needs a reservation, and other nodes on both sides")
+        if not message.reserve:
+            raise ProtocolError("a session needs a reservation")
         try:
             blocks = BlockRange(*message.blocks)
         except ValueError as error:
@@ -75,10 +89,17 @@ class Opener:
             raise HopFailed(self._me, "wrong_blocks", f"this peer holds blocks {self._blocks.range}, not {blocks}")
         return blocks
 
-    async def _await_outputs(self, session: Session) -> None:
-        """The last hop answers on a link that the gateway dials."""
+    def _check_place(self, message: Open | Redirect) -> None:
+        if message.output not in ("hidden", "steps"):
+            raise HopFailed(self._me, "unsupported", f"output {message.output!r} is unknown to this peer")
+        if self._me in (message.upstream, message.downstream):
+            raise ProtocolError("a hop stands between other nodes")
+
+    async def _await_outlet(self, session: Session) -> None:
+        """The gateway dials for what it is to get: a hop never dials a gateway."""
         try:
-            await asyncio.wait_for(session.outlet_stands.wait(), ATTACH_S)
+            async with asyncio.timeout(ATTACH_S):
+                await session.outlet_stands.wait()
         except TimeoutError as error:
             raise DeadlinePassed(f"the gateway attached no link for outputs within {ATTACH_S:g} s") from error
 
@@ -89,11 +110,11 @@ class Opener:
                 link,
                 session.id,
                 session.cursor.epoch,
-                on_room=self._scheduler.wake,
+                on_room=lambda: self._on_room(session),
                 on_lost=lambda error: self._fail(session, error),
             )
             await session.edge.attach("steps")
         except CorollaError as error:
             raise as_hop_failure(error, session.downstream) from error
         session.outlet = session.edge.outlet
-        self._scheduler.wake()
+        self._on_room(session)

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
+
 from peer.batch import Share, plan
 from peer.gathering import Gathering
 from peer.model.blocks import Blocks
@@ -20,10 +22,11 @@ from peer.pace import Pace
 from peer.runner import Results, Runner
 from peer.sessions import Fail, Session, Sessions, Waiting
 from peer.turns import Turns
-from shared.edges import as_hop_failure
+from shared.edges import Outlet, as_hop_failure
 from shared.errors import CorollaError, LinkLost
+from shared.tensors import Encoded
 from shared.types import PeerId
-from shared.wire import Step
+from shared.wire import Output, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,12 @@ class Scheduler:
         self._on_forward = on_forward
         self._gathering = gathering
         self._turns = Turns(one_at_a_time=not blocks.batches)
-        self._token_bytes = blocks.hidden_size * blocks.dtype.itemsize
+        self.token_bytes = blocks.hidden_size * blocks.dtype.itemsize
         self._wake = asyncio.Event()
         self._running: list[Session] = []
+        self._started: float | None = None
+        self.forwards = 0
+        """Forwards that are over."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
 
     def enqueue(self, session: Session, step: Step, payload: memoryview) -> None:
@@ -74,10 +80,23 @@ class Scheduler:
         """Look again: an edge that was full has room."""
         self._wake.set()
 
-    def closed(self, session: Session) -> None:
-        """Free a session that was closed, now or when its forward is over."""
+    def runs(self, session: Session) -> bool:
+        """True while a forward has steps of this session."""
+        return session in self._running
+
+    @property
+    def forward_s(self) -> float:
+        """Age of the forward that runs now; 0 while none does."""
+        return time.monotonic() - self._started if self._started is not None else 0.0
+
+    def fenced(self, session: Session) -> None:
+        """Its steps wait no more."""
         self._turns.remove(session)
         self._gathering.forget(session)
+
+    def closed(self, session: Session) -> None:
+        """Free a session that was closed, now or when its forward is over."""
+        self.fenced(session)
         if session not in self._running:
             self._sessions.free(session)
 
@@ -110,13 +129,13 @@ class Scheduler:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _plan(self, sessions: Sequence[Session]) -> list[Share]:
-        return plan(sessions, self._pace.prefill_tokens(), self._token_bytes)
+        return plan(sessions, self._pace.prefill_tokens(), self.token_bytes)
 
     async def _serve(self, shares: list[Share]) -> None:
         self._running = [share.session for share in shares]
         for share in shares:
             _take(share)
-        started = time.monotonic()
+        self._started = started = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
             results = await loop.run_in_executor(self._thread, self._runner.run, shares, started)
@@ -126,14 +145,16 @@ class Scheduler:
             whole = not any(isinstance(result, CorollaError) for result in results)
             self._count(shares, started, seconds, whole)
         finally:
-            self._running = []
+            self._running, self._started = [], None
+            self.forwards += 1
             for share in shares:
                 self._return(share.session)
 
     def _deliver(self, share: Share, result: Results) -> None:
-        """Send a share's results to the next hop, unless its session has ended meanwhile."""
+        """Send a share's results to the next hop, unless its session has ended, or was redirected, meanwhile."""
         session = share.session
-        if session.closed or session.outlet is None:
+        stale = share.slices[0].waiting.step.epoch != session.cursor.epoch
+        if session.closed or session.fenced or stale or session.outlet is None:
             return
         if not share.prefills:
             self._gathering.ran(session)
@@ -142,7 +163,7 @@ class Scheduler:
             return
         try:
             for message, payload in result:
-                session.outlet.send(message, payload)
+                _send_on(session, session.outlet, message, payload)
         except LinkLost as error:
             self._on_failure(session, as_hop_failure(error, session.downstream))
 
@@ -173,3 +194,26 @@ def _take(share: Share) -> None:
             session.queue.popleft()
         if session.inlet:
             session.inlet.taken(part.payload_bytes)
+
+
+def _send_on(session: Session, outlet: Outlet, message: Step | Output, payload: memoryview) -> None:
+    """Send what was made, and keep it for whoever takes the next hop's place. Raises LinkLost."""
+    session.done, session.done_round = message.position + message.count, message.round
+    if isinstance(message, Step):
+        session.outbox.append(message.position, Encoded(message.tensors, payload))
+        if session.done <= session.forward_from:
+            return  # the hops after this one have that
+        message, payload = _rows_from(session.forward_from, message, payload)
+        session.forward_from = 0  # a later round may crop as far as it likes
+    outlet.send(message, payload)
+
+
+def _rows_from(first: int, step: Step, payload: memoryview) -> tuple[Step, memoryview]:
+    """What a step says of positions from `first` on."""
+    skipped = first - step.position
+    if skipped <= 0:
+        return step, payload
+    spec, count = step.tensors[0], step.count - skipped
+    specs = (msgspec.structs.replace(spec, shape=(count, spec.shape[1])),)
+    kept = payload[len(payload) // step.count * skipped :]
+    return msgspec.structs.replace(step, position=first, count=count, tensors=specs), kept

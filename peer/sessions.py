@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from peer.cursor import Cursor
 from peer.model.cache import CacheBudget, SessionCache
+from peer.outbox import Outbox, OutboxBudget
 from shared.edges import DialledEdge, Inlet, Outlet
 from shared.errors import CorollaError, OutOfCache, ProtocolError
 from shared.types import BlockRange, PeerId, SessionId
@@ -54,6 +55,13 @@ class Session:
     reserve: int
     cursor: Cursor
     cache: SessionCache
+    outbox: Outbox = field(init=False)  # `Sessions` gives it one
+    output: str = "hidden"  # what a gateway downstream gets: outputs, or with "steps" those for the next hop
+    forward_from: int = 0  # hops after this one have what it makes of positions below
+    replay_from: int | None = None  # the outbox is sent again from here on, before new steps run
+    done: int = 0  # end of what has run and was sent on, or is kept in the outbox
+    done_round: int = 0  # in which that was, of the cursor's epoch
+    fenced: bool = False  # something failed: no step is taken until the gateway redirects the session
     cache_bytes: int = 0  # of the peer's budget; what `Sessions` took for it, and gives back
     queue: deque[Waiting] = field(default_factory=deque)
     inlet: Inlet | None = None
@@ -67,7 +75,23 @@ class Session:
     @property
     def last(self) -> bool:
         """True when this hop ends the chain."""
-        return self.downstream == self.gateway
+        return self.downstream == self.gateway and self.output == "hidden"
+
+    def fence(self) -> None:
+        """Drop what waits, and take no more: steps that come meanwhile are lost."""
+        self.fenced = True
+        self.queue.clear()
+        self.replay_from = None
+
+    def rejoin(self, epoch: int, length: int, forward_from: int) -> None:
+        """Go on from `length` in a new epoch; what was made of positions from `forward_from` on is sent again."""
+        self.fence()
+        self.cursor = Cursor(epoch, length=length, dropped=self.cursor.dropped)
+        self.done, self.done_round = length, 0
+        self.outbox.crop(length)
+        self.forward_from = forward_from
+        self.replay_from = forward_from if forward_from < length and not self.last else None
+        self.fenced = False
 
     def abandoned(self, now: float, gateway_heard_at: float) -> str:
         """Why nobody needs this session any more, or nothing. Times by the monotonic clock."""
@@ -78,7 +102,7 @@ class Session:
 
 
 Fail = Callable[[Session, CorollaError], None]
-"""Tells a session's gateway what went wrong, and ends the session."""
+"""Fences a session and tells its gateway what went wrong, which redirects or closes it."""
 
 
 class Sessions:
@@ -87,11 +111,12 @@ class Sessions:
     `on_budget` is called whenever what is free has changed, with the gateway of the session that changed it.
     """
 
-    def __init__(self, budget: CacheBudget, on_budget: Callable[[PeerId], None]) -> None:
+    def __init__(self, budget: CacheBudget, outboxes: OutboxBudget, on_budget: Callable[[PeerId], None]) -> None:
         self.budget = budget
+        self.outboxes = outboxes
         self._on_budget = on_budget
         self._sessions: dict[SessionId, Session] = {}
-        self._closed_at: dict[SessionId, float] = {}
+        self._closed: dict[SessionId, tuple[int, float]] = {}  # epoch, and when
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -111,13 +136,14 @@ class Sessions:
 
     def add(self, session: Session) -> None:
         """Reserve the session's cache and hold it. Raises OutOfCache, or ProtocolError for an id in use."""
-        if session.id in self._sessions or self.recently_closed(session.id):
+        if session.id in self._sessions or self.has_ended(session.id, session.cursor.epoch):
             raise ProtocolError("a session with this id exists or existed here")
         if len(self._sessions) >= SESSIONS_LIMIT:
             raise OutOfCache(f"this peer holds {SESSIONS_LIMIT} sessions, its limit")
         if len({session.blocks, *(each.blocks for each in self._sessions.values())}) > RANGES_LIMIT:
             raise OutOfCache(f"sessions use {RANGES_LIMIT} different parts of this peer's blocks, its limit")
         session.cache_bytes = self.budget.open(session.blocks, session.reserve)
+        session.outbox = self.outboxes.box()
         self._sessions[session.id] = session
         self._on_budget(session.gateway)
 
@@ -136,20 +162,26 @@ class Sessions:
         """End the session: no step of it runs any more, and late frames are known as such."""
         session.closed = True
         session.queue.clear()
-        self._closed_at[session.id] = time.monotonic()
+        self._closed.pop(session.id, None)  # the oldest come first
+        self._closed[session.id] = (session.cursor.epoch, time.monotonic())
 
     def free(self, session: Session) -> None:
         """Give the cache back. Only for a closed session that no forward uses."""
         assert session.closed
         if self._sessions.pop(session.id, None):
             self.budget.release(session.cache_bytes)
+            self.outboxes.forget(session.outbox)
             self._on_budget(session.gateway)
 
-    def recently_closed(self, session: str) -> bool:
-        """True for a session that ended within the last minute: late frames of it are dropped in silence."""
-        while self._closed_at:
-            oldest, closed_at = next(iter(self._closed_at.items()))
+    def has_ended(self, session: str, epoch: int) -> bool:
+        """True when a session ended within the last minute, in this epoch or later: late frames are dropped in silence.
+
+        In a later epoch it may be opened again.
+        """
+        while self._closed:
+            oldest, (_, closed_at) = next(iter(self._closed.items()))
             if time.monotonic() - closed_at <= REMEMBER_CLOSED_S:
                 break
-            del self._closed_at[oldest]
-        return session in self._closed_at
+            del self._closed[oldest]
+        last, _ = self._closed.get(SessionId(session), (-1, 0.0))
+        return epoch <= last

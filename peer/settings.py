@@ -20,6 +20,8 @@ class PeerSettings(NodeSettings):
     quantize: str
     cache_tokens: int | None  # None: as many as the memory allows
     memory: MemoryCap | None
+    outbox_memory: MemoryCap | None
     name: str | None
     metrics_port: int | None
     metrics_host: str
+    drain_seconds: float

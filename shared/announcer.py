@@ -62,7 +62,8 @@ class Announcer:
         """Announce again whenever it is time."""
         while True:
             try:
-                await asyncio.wait_for(self._news.wait(), self._wait_s())
+                async with asyncio.timeout(self._wait_s()):  # wait_for could swallow a cancellation at news
+                    await self._news.wait()
                 self._news.clear()
             except TimeoutError:
                 self.announce_now()

@@ -9,7 +9,7 @@ from typing import Literal
 from shared.errors import CorollaError, DeadlinePassed, HopFailed, LinkLost, ProtocolError
 from shared.links import Link
 from shared.types import PeerId, SessionId
-from shared.wire import WINDOW_BYTES, Ack, AnyMessage, Attach, Attached, Detach, Failure, Message, Output
+from shared.wire import WINDOW_BYTES, Ack, AnyMessage, Attach, Attached, Detach, Failure, Message, Output, Step
 
 ATTACH_S = 8.0
 ACK_BYTES = WINDOW_BYTES // 64  # acknowledged together: a decode step's few bytes are not worth a frame each
@@ -46,8 +46,9 @@ class Outlet:
         """Raises ProtocolError for more than was sent, or less than before."""
         if not self._received <= ack.received <= self._sent:
             raise ProtocolError(f"{ack.received} bytes acknowledged of {self._sent} sent")
-        self._received = ack.received
-        self._on_room()
+        if ack.received > self._received:
+            self._received = ack.received
+            self._on_room()
 
 
 class Inlet:
@@ -88,6 +89,7 @@ class DialledEdge:
         *,
         on_room: Callable[[], None] = lambda: None,
         on_output: Callable[[Output, memoryview], None] | None = None,
+        on_step: Callable[[Step, memoryview], None] | None = None,
         on_lost: Callable[[HopFailed], None],
     ) -> None:
         self.link = link
@@ -97,6 +99,7 @@ class DialledEdge:
         self._epoch = epoch
         self._broken = False
         self._on_output = on_output
+        self._on_step = on_step
         self._on_lost: Callable[[HopFailed], None] | None = on_lost
         self._attached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -105,7 +108,8 @@ class DialledEdge:
         self.link.start(self)
         self.link.send(Attach(session=self._session, epoch=self._epoch, edge=edge))
         try:
-            await asyncio.wait_for(self._attached, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._attached
         except TimeoutError as error:
             raise DeadlinePassed(f"{self.link.peer} did not take the edge within {deadline_s:g} s") from error
 
@@ -122,18 +126,21 @@ class DialledEdge:
 
     def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
         match message:
-            case Output() if self._on_output and message.session == self._session:
+            case Output() if self._on_output and message.session == self._session and self._attached.done():
                 self.inlet.arrived(len(payload))
                 self._on_output(message, payload)
-            case Ack() if message.session == self._session:
+            case Step() if self._on_step and message.session == self._session and self._attached.done():
+                self.inlet.arrived(len(payload))
+                self._on_step(message, payload)
+            case Ack() if message.session == self._session and self._attached.done():
                 self.outlet.acknowledged(message)
             case Attached() if message.session == self._session:
                 if not self._attached.done():
                     self._attached.set_result(None)
-            case Failure():
-                self._fail(HopFailed(PeerId(message.peer or link.peer), message.code, message.reason))
-            case Ack() | Output() | Attached():
-                pass  # late words about the session that this link served before
+            case Failure() if message.session in (None, self._session):
+                self._fail(HopFailed(PeerId(message.peer or link.peer), message.code, message.reason, link.peer))
+            case Ack() | Output() | Step() | Attached() | Failure():
+                pass  # late words about the session that this link served before, or about this one's earlier epoch
             case _:
                 raise ProtocolError(f"a {type(message).__name__} does not belong on this edge")
 

@@ -57,6 +57,22 @@ class VersionMismatch(ProtocolError):
     """No protocol version, or swarm name, in common."""
 
 
+class Untimely(ProtocolError):
+    """What was sent may have been right a moment before: the link ends, and its sender is not shunned for it."""
+
+
+class IsShunned(ProtocolError):
+    """Somebody broke the protocol lately, and is left alone for so many `seconds` more."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"you broke the protocol and are shunned: come back in {seconds:.0f} s")
+        self.seconds = seconds
+
+
+class Refused(ProtocolError):
+    """The other side refuses this node."""
+
+
 class LinkLost(CorollaError):
     """A link ended, or could not be made."""
 
@@ -94,13 +110,21 @@ class PositionGap(ProtocolError):
 
 
 class HopFailed(CorollaError):
-    """A hop of a chain failed; `peer` is the one at fault, `code` one word for programs."""
+    """A hop of a chain failed; `peer` is the one at fault, `code` one word for programs.
 
-    def __init__(self, peer: PeerId, code: str, reason: str) -> None:
+    `teller` is the node that says so, None where this node has seen it itself.
+    """
+
+    def __init__(self, peer: PeerId, code: str, reason: str, teller: PeerId | None = None) -> None:
         super().__init__(reason)
         self.peer = peer
         self.code = code
         self.reason = reason
+        self.teller = teller
+
+
+class ChainLost(CorollaError):
+    """A chain cannot be repaired hop by hop; another one over other spans may go on with its text."""
 
 
 class NoRoute(CorollaError):

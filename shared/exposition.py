@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
+
+from shared.refusals import KINDS, Refusals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,6 +22,19 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 def exposition(registry: CollectorRegistry) -> bytes:
     """All metrics of a registry as they are now, in the text format."""
     return generate_latest(_WithoutCreated(registry))
+
+
+class RefusalCounts(Collector):
+    """What a node has refused, by kind: every kind from the start."""
+
+    def __init__(self, refusals: Refusals) -> None:
+        self._refusals = refusals
+
+    def collect(self) -> Iterable[Metric]:
+        refused = CounterMetricFamily("corolla_refused", "What others sent and was refused.", labels=("kind",))
+        for kind in KINDS:
+            refused.add_metric((kind,), self._refusals.counted[kind])
+        yield refused
 
 
 class _WithoutCreated(Collector):

@@ -41,25 +41,28 @@ def swarm_url(where: str) -> httpx.URL:
 
 
 async def look_up(
-    where: str, found: Callable[[tuple[str, ...]], None], until_alone: Callable[[], Awaitable[None]]
+    where: str,
+    found: Callable[[tuple[str, ...]], None],
+    until_missed: Callable[[tuple[str, ...]], Awaitable[None]],
 ) -> None:
-    """For ever: ask the gateway for addresses, tell `found`, and ask again when the node has lost all neighbours."""
+    """For ever: ask the gateway for addresses, tell `found`, and ask again when the nodes behind them are missed."""
     url = swarm_url(where)
     delay, told = FIRST_RETRY_S, False
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
         while True:
             try:
-                found(await _ask(client, url))
+                addresses = await _ask(client, url)
+                found(addresses)
             except (httpx.HTTPError, ProtocolError) as error:
                 if not told:
                     logger.warning("%s does not yet say where to join (%s); it is asked again and again", url, error)
                     told = True
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LAST_RETRY_S)
             else:
-                told = False
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, LAST_RETRY_S) if told else FIRST_RETRY_S
-            if not told:
-                await until_alone()
+                delay, told = FIRST_RETRY_S, False
+                await until_missed(addresses)
+                await asyncio.sleep(delay)
 
 
 async def _ask(client: httpx.AsyncClient, url: httpx.URL) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from collections.abc import Callable
 import msgspec
 
 from shared.certificate import client_context, peer_of, server_context
-from shared.errors import BadIdentity, CorollaError, DeadlinePassed, LinkLost, VersionMismatch
+from shared.errors import BadIdentity, CorollaError, DeadlinePassed, IsShunned, LinkLost, VersionMismatch
 from shared.identity import Identity, verify
 from shared.links import HANDSHAKE_S, Handler, Link, Role, Traffic
+from shared.refusals import Kind, Refusals, source_of
 from shared.types import PeerId
 from shared.wire import PROTOCOL, Challenge, Hello, Versions, Welcome
 
@@ -39,15 +40,18 @@ async def dial(
     role: Role,
     deadline_s: float = HANDSHAKE_S,
     traffic: Traffic | None = None,
+    refusals: Refusals | None = None,
 ) -> Link:
-    """A link to the peer `to`, counted in `traffic`.
+    """A link to the peer `to`, counted in `traffic`; what is wrong with it is held in `refusals`.
 
     Raises LinkLost, BadIdentity, VersionMismatch, ProtocolError, DeadlinePassed.
     """
+    refusals = refusals or Refusals()
+    make = functools.partial(Link, traffic, refusals)
     try:
         async with asyncio.timeout(deadline_s):
             _, link = await asyncio.get_running_loop().create_connection(
-                functools.partial(Link, traffic), host, port, ssl=client_context(), server_hostname="corolla.invalid"
+                make, host, port, ssl=client_context(), server_hostname="corolla.invalid"
             )
     except TimeoutError as error:
         raise DeadlinePassed(f"{host}:{port} did not answer within {deadline_s:g} s") from error
@@ -55,7 +59,9 @@ async def dial(
         raise LinkLost(f"{host}:{port} cannot be reached: {error}") from error
     try:
         await _introduce(link, to, identity, swarm, role, deadline_s)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, CorollaError):
+            refusals.on_dialled(link.peer, error)
         link.abort("the handshake failed")
         raise
     return link
@@ -79,9 +85,15 @@ class Listener:
     """Accepts links; `on_link` names the handler of each one whose dialler has proven who it is."""
 
     def __init__(
-        self, identity: Identity, swarm: str, on_link: Callable[[Link], Handler], traffic: Traffic | None = None
+        self,
+        identity: Identity,
+        swarm: str,
+        on_link: Callable[[Link], Handler],
+        traffic: Traffic | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.traffic = traffic or Traffic()
+        self.refusals = refusals or Refusals()
         self._identity = identity
         self._swarm = swarm
         self._on_link = on_link
@@ -110,7 +122,8 @@ class Listener:
             return
         self._quiet.clear()
         try:
-            await asyncio.wait_for(self._quiet.wait(), CLOSE_S)
+            async with asyncio.timeout(CLOSE_S):
+                await self._quiet.wait()
         except TimeoutError:
             for link in list(self.links):
                 link.abort("this node is ending")
@@ -118,10 +131,13 @@ class Listener:
     def _accept(self) -> Link:
         return _Accepted(self)
 
-    def made(self, link: Link) -> None:
-        """The TLS handshake is over; ours begins, unless there are too many already."""
+    def made(self, link: _Accepted) -> None:
+        """The TLS handshake is over; ours begins, unless there are too many already, or too many failed from there."""
+        if source_of(link.host) in self.refusals.addresses:
+            self._turn_away(link, "shunned", f"too many handshakes with {link.host} have failed")
+            return
         if len(self._handshakes) >= HANDSHAKES_LIMIT or len(self.links) >= LINKS_LIMIT:
-            link.abort("too many links")
+            self._turn_away(link, "crowd", "there are too many links already")
             return
         task = asyncio.create_task(self._welcome(link))
         self._handshakes.add(task)
@@ -131,6 +147,10 @@ class Listener:
         self.links.discard(link)
         if not self.links:
             self._quiet.set()
+
+    def _turn_away(self, link: Link, kind: Kind, reason: str) -> None:
+        self.refusals.count(kind, reason)
+        link.abort(reason)
 
     async def _welcome(self, link: Link) -> None:
         self.links.add(link)
@@ -148,6 +168,8 @@ class Listener:
         hello = await link.expect(Hello)
         version = common_version(PROTOCOL, hello.protocol)
         _check_swarm(self._swarm, hello.swarm)
+        if seconds := self.refusals.peers.seconds(hello.peer):  # be it proven or not: the claim costs nobody anything
+            raise IsShunned(seconds)
         proof = transcript(hello, self._identity.peer, self._certificate, nonce)
         verify(hello.peer, LABEL, proof, hello.signature)
         link.peer, link.role = PeerId(hello.peer), hello.role
@@ -158,16 +180,21 @@ class _Accepted(Link):
     """A link that somebody dialled to us."""
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__(listener.traffic)
+        super().__init__(listener.traffic, listener.refusals)
         self._listener = listener
+        self.host = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.host = str((transport.get_extra_info("peername") or ("",))[0])
         self._listener.made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.forget(self)
         super().connection_lost(exc)
+
+    def _hold(self, error: CorollaError) -> None:
+        self._refusals.on_link(self.peer, self.host, error)
 
 
 def common_version(ours: Versions, theirs: Versions) -> int:

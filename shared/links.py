@@ -6,18 +6,25 @@ Readers never pause: what keeps memory bounded is the window of each edge.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, cast
 
-from shared.errors import CorollaError, DeadlinePassed, FrameError, LinkLost, ProtocolError, VersionMismatch
+from shared.errors import (
+    CorollaError,
+    DeadlinePassed,
+    FrameError,
+    IsShunned,
+    LinkLost,
+    ProtocolError,
+    Refused,
+    VersionMismatch,
+)
+from shared.refusals import Refusals
 from shared.types import PeerId
 from shared.wire import LENGTH, AnyMessage, Failure, Message, check_total, decode_frame, encode_frame
-
-logger = logging.getLogger(__name__)
 
 Role = Literal["control", "data"]
 M = TypeVar("M", bound=Message)
@@ -49,8 +56,9 @@ class Traffic:
 class Link(asyncio.BufferedProtocol):
     """One connection, once its handshake is over. `peer` is proven; `heard_at` is when its last byte came."""
 
-    def __init__(self, traffic: Traffic | None = None) -> None:
+    def __init__(self, traffic: Traffic | None = None, refusals: Refusals | None = None) -> None:
         self._traffic = traffic or Traffic()
+        self._refusals = refusals or Refusals()
         self.peer = _NOBODY
         self.role: Role = "control"
         self.heard_at = time.monotonic()
@@ -109,11 +117,10 @@ class Link(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def refuse(self, error: CorollaError) -> None:
-        """Tell the other side what it broke, and end the link."""
-        logger.warning("%r ended: %s", self, error)
+        """Tell the other side what it broke, and end the link; it is counted, and held against who is proven."""
+        self._hold(error)
         if not self.closed:
-            code = "version" if isinstance(error, VersionMismatch) else "protocol"
-            self.tell(Failure(code=code, reason=str(error)[:1000]))
+            self.tell(Failure(code=_code(error), reason=str(error)[:1000]))
             self.close(str(error))
 
     async def expect(self, kind: type[M], deadline_s: float = HANDSHAKE_S) -> M:
@@ -171,6 +178,9 @@ class Link(asyncio.BufferedProtocol):
         if self._handler:
             self._handler.lost(self, self._reason)
 
+    def _hold(self, error: CorollaError) -> None:
+        self._refusals.on_dialled(self.peer, error)
+
     def _take(self, full: bytearray) -> None:
         """A length was read, or the frame that it announced."""
         if full is self._length:
@@ -192,6 +202,10 @@ class Link(asyncio.BufferedProtocol):
             raise ProtocolError("frames came before the handshake was over")
 
 
+def _code(error: CorollaError) -> str:
+    return {VersionMismatch: "version", IsShunned: "shunned"}.get(type(error), "protocol")
+
+
 def _refusal(failure: Failure) -> ProtocolError:
-    kind = VersionMismatch if failure.code == "version" else ProtocolError
+    kind = VersionMismatch if failure.code == "version" else Refused
     return kind(f"the other side refuses: {failure.reason}")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,9 @@ from shared.announcer import Announcer
 from shared.errors import ProtocolError
 from shared.gateway_lookup import is_url, look_up, swarm_url
 from shared.identity import Identity
-from shared.libp2p_node.messages import Announce, Command, Event, Heard, Join, Learn, Neighbours, Start
+from shared.libp2p_node.messages import Announce, Command, Event, Heard, Join, Learn, Neighbours, Refused, Start
 from shared.libp2p_process import Libp2pProcess
+from shared.refusals import Refusals
 from shared.table import Change, Table
 from shared.table_changes import TableChanges
 from shared.types import PeerId
@@ -55,7 +57,8 @@ class Network:
     """Async context manager: inside, the node is part of its swarm; at the end it says goodbye.
 
     `table` has the live announcements of all others. `addresses` are the node's own control multiaddrs with
-    `/p2p/ID`, by which others join. Without --p2p-port it listens on `default_port` or the next one that is free.
+    `/p2p/ID`, by which others join. `refusals` are those of the whole node, its links included. Without --p2p-port it
+    listens on `default_port` or the next one that is free.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class Network:
         default_port: int,
         data_port: int | None = None,
         period_s: float = PERIOD_S,
+        refusals: Refusals | None = None,
     ) -> None:
         """Raises UsageError for a --join, --listen or --announce that makes no sense."""
         self.table = Table(settings.swarm)
+        self.refusals = refusals or Refusals()
         self.addresses: tuple[str, ...] = ()
         self._identity = identity
         self._settings = settings
@@ -101,7 +106,7 @@ class Network:
         """Returns when the control plane listens. Raises UsageError when the port is taken, CorollaError."""
         await self._process.start()
         work: list[Coroutine[Any, Any, None]] = [self._announcer.run(), self._expire()]
-        work += [look_up(url, self._found, self._until_alone) for url in self._urls]
+        work += [look_up(url, self._found, self._until_missed) for url in self._urls]
         self._tasks = [asyncio.create_task(each) for each in work]
 
     async def stop(self) -> None:
@@ -140,7 +145,8 @@ class Network:
     async def joined(self, timeout_s: float) -> bool:
         """True as soon as there is a neighbour of this swarm, False when there is none in time."""
         try:
-            await asyncio.wait_for(self._joined.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._joined.wait()
         except TimeoutError:
             return False
         return True
@@ -176,6 +182,8 @@ class Network:
                 self._count(count)
             case Heard(record, age_s, source):
                 self._take(record, age_s, source)
+            case Refused(counts):
+                self.refusals.add(counts)
             case _:
                 raise AssertionError(f"{event} is not expected here")
 
@@ -199,10 +207,17 @@ class Network:
         self._join.update(dict.fromkeys(addresses))
         self._process.send(Join(addresses))
 
-    async def _until_alone(self) -> None:
-        """Or until what was found has long proved useless."""
-        if await self.joined(LOOK_UP_AGAIN_S):
-            await self._alone.wait()
+    async def _until_missed(self, addresses: tuple[str, ...]) -> None:
+        """Until this node is alone, or nobody hears of those behind the addresses: they may have others by now."""
+        if not await self.joined(LOOK_UP_AGAIN_S):
+            return
+        peers = {join_address(each).peer for each in addresses}
+        heard = True
+        while heard and not self._alone.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_UP_AGAIN_S):
+                    await self._alone.wait()
+            heard = any(each.peer in peers for each in self.table)
 
     async def _expire(self) -> None:
         while True:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from shared.errors import CorollaError, LinkLost, ProtocolError
 from shared.handshake import dial
 from shared.identity import Identity
 from shared.links import Link, Role, Traffic
+from shared.refusals import Refusals
 from shared.types import PeerId
-from shared.wire import AnyMessage
+from shared.wire import AnyMessage, Failure
 
 DIAL_S = 5.0
 IDLE_S = 60.0
@@ -22,8 +24,16 @@ Addresses = Callable[[PeerId], Sequence[tuple[str, int]]]
 class Dialler:
     """Makes links to peers whose addresses its own table knows: nobody can be told where to dial."""
 
-    def __init__(self, identity: Identity, swarm: str, addresses: Addresses, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        swarm: str,
+        addresses: Addresses,
+        traffic: Traffic | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._traffic = traffic or Traffic()
+        self._refusals = refusals or Refusals()
         self._identity = identity
         self._swarm = swarm
         self._addresses = addresses
@@ -53,6 +63,7 @@ class Dialler:
             role=role,
             deadline_s=DIAL_S,
             traffic=self._traffic,
+            refusals=self._refusals,
         )
 
 
@@ -89,6 +100,11 @@ class LinkPool:
                 return link
         return await self._dialler.dial(peer, "data")
 
+    async def warm(self, peer: PeerId) -> None:
+        """Have an idle link to this peer, if it can be reached: soon there may be no time to make one."""
+        with suppress(CorollaError):
+            self.release(await self.acquire(peer))  # one that is idle already is kept for another minute
+
     def release(self, link: Link) -> None:
         """Keep the link for the next session, for a minute."""
         if link.closed or len(self._timers) >= IDLE_LIMIT:
@@ -104,8 +120,8 @@ class LinkPool:
             self._expire(link)
 
     def received(self, link: Link, message: AnyMessage, payload: memoryview) -> None:
-        if isinstance(getattr(message, "session", None), str):
-            return  # late words about the session that this link served before
+        if isinstance(message, Failure) or isinstance(getattr(message, "session", None), str):
+            return  # why the other side ends the link, or late words about the session that it served before
         raise ProtocolError(f"a {type(message).__name__} on a link that is not in use")
 
     def lost(self, link: Link, reason: str) -> None:

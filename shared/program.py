@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import click
@@ -31,10 +32,38 @@ def set_up_logs(level: str) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+class Leaving:
+    """How a program is told to end: the first signal asks it to, a second one insists.
+
+    A program that has nothing to finish is cancelled by the first.
+    """
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+        self._asked = asyncio.Event()
+        self._finishes = False
+
+    @contextmanager
+    def finishing(self) -> Iterator[asyncio.Event]:
+        """Inside, the first signal sets this event: what is inside then finishes what it has begun, and ends."""
+        self._finishes = True
+        try:
+            yield self._asked
+        finally:
+            self._finishes = False
+
+    def signalled(self) -> None:
+        """Somebody wants the program to end."""
+        if self._finishes and not self._asked.is_set():
+            self._asked.set()
+        else:
+            self._cancel()
+
+
+def run(main: Callable[[Leaving], Coroutine[Any, Any, None]]) -> None:
     """Run a program until it ends or is told to by SIGINT or SIGTERM. An expected error ends it with its sentence."""
     try:
-        uvloop.run(_until_signal(main()))
+        uvloop.run(_until_signals(main))
     except CorollaError as error:
         raise click.ClickException(str(error)) from error
     finally:
@@ -50,15 +79,15 @@ def forget_garbage() -> None:
     gc.freeze()
 
 
-async def _until_signal(main: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(main)
-    loop = asyncio.get_running_loop()
+async def _until_signals(main: Callable[[Leaving], Coroutine[Any, Any, None]]) -> None:
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task
+    leaving = Leaving(task.cancel)
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        logging.getLogger(__name__).info("ended")
+        loop.add_signal_handler(number, leaving.signalled)
+    with suppress(asyncio.CancelledError):
+        await main(leaving)
+    logging.getLogger(__name__).info("ended")
 
 
 async def beside(function: Callable[..., T], *arguments: Any) -> T:
@@ -91,7 +120,7 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], **outcome:
         loop.call_soon_threadsafe(settle)
 
 
-async def together(*work: Coroutine[Any, Any, None]) -> None:
+async def together(*work: Awaitable[None]) -> None:
     """Run all until one of them ends or fails, or this is cancelled; then cancel the others and await their end."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:

@@ -171,8 +171,8 @@ class Report(Message, frozen=True):
 class Redirect(Message, frozen=True):
     """Gateway to hop: from `epoch` on you stand between other nodes; go on as in Open.
 
-    Keep [0, `length`) of the cache, drop what waits, connect to `downstream`, and send it what you have made of positions
-    from `forward_from` on, as far as you keep them from the outbox.
+    Keep [0, `length`) of the cache and drop what waits. Connect to `downstream`, and send it what you have made of
+    positions from `forward_from` on: from the outbox, then what you make.
     """
 
     session: Session

@@ -104,20 +104,22 @@ class Swarm:
         self.name = f"test-{os.urandom(4).hex()}"
         self.port, self.p2p_port = free_port(), free_port()
         self.nodes: list[Node] = []
-        flags = [word for name, path in models.items() for word in ("--model", path, "--model-name", name)]
-        self.gateway = self._start(
-            "gateway", *flags, "--port", str(self.port), "--p2p-port", str(self.p2p_port), *gateway_flags
-        )
+        self.gateway = self._start_gateway("--port", str(self.port), "--p2p-port", str(self.p2p_port), *gateway_flags)
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
-    def add_peer(self, blocks: str, *flags: str, model: str | None = None) -> Node:
-        """Start a peer of a model (the first one), which joins by the gateway's URL."""
+    def add_peer(self, blocks: str, *flags: str, model: str | None = None, join: str | None = None) -> Node:
+        """Start a peer of a model (the first one), which joins by the gateway's URL if not elsewhere."""
         name = model or next(iter(self.models))
         source = self.models[name]
         return self._start(
-            "peer", "--model", source, "--model-name", name, "--blocks", blocks, "--join", self.url, *flags
+            "peer", "--model", source, "--model-name", name, "--blocks", blocks, "--join", join or self.url, *flags
         )
+
+    def add_gateway(self, *flags: str) -> tuple[Node, str]:
+        """Start another gateway over the same models, which joins by the first one's URL; the node, and its own URL."""
+        port = free_port()
+        return self._start_gateway("--port", str(port), "--join", self.url, *flags), f"http://127.0.0.1:{port}"
 
     def peers(self) -> list[dict[str, Any]]:
         return self.client.get("/swarm").json()["peers"]
@@ -145,6 +147,7 @@ class Swarm:
             if node.process.poll() is None:
                 node.process.send_signal(signal.SIGCONT)
                 node.process.terminate()
+                node.process.send_signal(signal.SIGINT)  # a second signal: at once, whatever still runs
         for node in self.nodes:
             node.wait(15)
 
@@ -154,6 +157,10 @@ class Swarm:
         except httpx.TransportError:
             assert self.gateway.process.poll() is None, "\n".join(self.gateway.errors)
             return False
+
+    def _start_gateway(self, *flags: str) -> Node:
+        models = [word for name, path in self.models.items() for word in ("--model", path, "--model-name", name)]
+        return self._start("gateway", *models, *flags)
 
     def _start(self, program: str, *flags: str | Path) -> Node:
         state = self.folder / f"state-{len(self.nodes)}"

@@ -52,6 +52,15 @@ def test_it_answers_and_ctrl_c_leaves_no_process(demo: Node, port: int) -> None:
     assert not alive
 
 
+def test_a_stream_does_not_hold_up_its_end(demo: Node, port: int) -> None:
+    demo.ready(240)
+    messages = [{"role": "user", "content": "Count from one to a thousand, in words."}]
+    body = {"model": DEMO_MODEL, "messages": messages, "stream": True, "max_tokens": 4000}
+    with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60) as response:
+        assert response.status_code == 200
+        assert demo.stop(signal.SIGINT) == 0
+
+
 def test_peers_end_when_the_demo_is_killed(demo: Node) -> None:
     demo.ready(240)
     processes = family(demo)

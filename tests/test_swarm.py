@@ -33,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Iterator[Swarm]:
-    with running_swarm(tmp_path_factory.mktemp("swarm"), models) as swarm:
+    with running_swarm(tmp_path_factory.mktemp("swarm"), models, "--wait-for-coverage", "1") as swarm:
         peers = [swarm.add_peer(blocks) for blocks in ("0:2", "2:4", "4:6")] + [swarm.add_peer("0:4", model=MODELS[1])]
         for peer in peers:
             peer.ready()
@@ -124,8 +124,10 @@ def test_a_killed_peer_that_the_gateway_is_linked_to_is_gone_at_once(swarm: Swar
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_peer_that_dies_in_mid_answer_ends_the_stream_with_an_error(swarm: Swarm, number: signal.Signals) -> None:
-    """The first hop goes while a stream runs; a replacement then makes the model whole again."""
+def test_a_peer_that_dies_with_no_other_in_its_place_ends_the_stream_with_an_error(
+    swarm: Swarm, number: signal.Signals
+) -> None:
+    """The first hop goes while a stream runs, and nobody else has its blocks; then a new peer makes the model whole."""
     first = next(node for node in swarm.nodes if "0:2" in node.command and node.process.poll() is None)
     body = {"model": MODELS[0], "messages": MESSAGES, "stream": True, "max_tokens": 4000, "temperature": 0}
     events: list[str] = []
@@ -136,7 +138,7 @@ def test_a_peer_that_dies_in_mid_answer_ends_the_stream_with_an_error(swarm: Swa
             if len(events) == 3 and not died_at:
                 os.kill(first.process.pid, number)
                 died_at = time.monotonic()
-    assert time.monotonic() - died_at < 5
+    assert time.monotonic() - died_at < 10
     error = json.loads(events[-1].removeprefix("data: "))["error"]
     assert error["message"]
     assert error["type"] == "server_error"

@@ -54,7 +54,7 @@ class ChatCompletions:
         prompt = await model.tokenizer.encode_chat([message.for_template() for message in asked.messages])
         params = sampling_params(asked, model, len(prompt))
         include_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        shapes = ChatShapes(model.id, len(prompt), include_usage)
+        shapes = ChatShapes(model.id, prompt, include_usage, bool(asked.return_token_ids))
         observation.accepted(len(prompt))
         opened = asyncio.Event()
         pieces = complete(model, prompt, params, tuple(asked.stop or ()), opened.set)
@@ -84,7 +84,7 @@ def sampling_params(asked: ChatRequest, model: ServedModel, prompt_tokens: int) 
 async def _answer(request: Request, feed: Feed[Piece], shapes: ChatShapes) -> Response:
     async with aclosing(feed):
         pieces = await unless_gone(request, _collect(feed))
-    return JSONResponse(shapes.completion("".join(piece.text for piece in pieces), pieces[-1]))
+    return JSONResponse(shapes.completion(pieces))
 
 
 async def _collect(feed: Feed[Piece]) -> list[Piece]:

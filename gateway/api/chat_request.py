@@ -85,6 +85,7 @@ class ChatRequest(_Strict):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Annotated[StopList | None, BeforeValidator(_listed)] = None
+    return_token_ids: bool | None = None  # vLLM's: the ids of prompt and answer beside their text
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.feed import Feed
 
-PING_S = 15
+PING_S = 10
 SEND_LIMIT_S = 60  # a client that reads nothing for so long is taken for gone
 GRACE_S = 2  # for the last event when the program ends; sse-starlette alone would cut the stream
 

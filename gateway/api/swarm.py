@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from gateway.api.chat_shapes import event_data
 from gateway.api.event_stream import EventStream
 from gateway.api.feed import Feed
+from gateway.api.running import RunningRequests
 from shared.errors import ShuttingDown
 
 
@@ -35,12 +36,15 @@ class SwarmView(Protocol):
 class SwarmPages:
     """Handlers of the swarm's resources. `closing` is set when the program ends."""
 
-    def __init__(self, view: SwarmView, closing: asyncio.Event) -> None:
+    def __init__(self, view: SwarmView, running: RunningRequests, closing: asyncio.Event) -> None:
         self._view = view
+        self._running = running
         self._closing = closing
 
     async def health(self) -> Response:
         health = self._view.health()
+        if self._running.leaving:
+            health["status"] = "leaving"
         return JSONResponse(health, 200 if health["status"] == "ok" else 503)
 
     async def snapshot(self) -> Response:

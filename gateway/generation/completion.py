@@ -46,9 +46,13 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a completion's text; `tokens` counts all ids so far, and only the last piece has a `finish`."""
+    """A stretch of a completion's text, and the ids that came with it: the pieces' ids join to all that were made.
+
+    `tokens` counts all ids so far, and only the last piece has a `finish`. It alone may have no text.
+    """
 
     text: str
+    ids: tuple[int, ...]
     tokens: int
     finish: Finish | None = None
 
@@ -65,17 +69,20 @@ async def complete(
     `on_open` is called when the swarm has room for it.
     """
     detokenizer, stops = Detokenizer(model.tokenizer.decode), StopStrings(stop)
+    ids: list[int] = []  # since the last piece
     count, ended = 0, False
     async with aclosing(model.engine.generate(prompt, params, on_open)) as tokens:
         async for token in tokens:
+            ids.append(token)
             count += 1
             ended = token in params.stop_ids
             text = stops.feed(detokenizer.flush() if ended else detokenizer.feed(token))
             if ended or stops.found:
                 break
             if text:
-                yield Piece(text, count)
+                yield Piece(text, tuple(ids), count)
+                ids = []
         else:
             text = stops.feed(detokenizer.flush())
     text += stops.flush()
-    yield Piece(text, count, "stop" if ended or stops.found else "length")
+    yield Piece(text, tuple(ids), count, "stop" if ended or stops.found else "length")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Literal, Protocol
 
 from gateway.generation.reservation import AHEAD_TOKENS, LOW_TOKENS, Extendable, Reservation
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.shared_ends import SharedEnds
-from shared.errors import OutOfCache
+from shared.errors import ChainLost, HopFailed, OutOfCache
 from shared.tensors import WIDEST_BYTES, Encoded
 from shared.types import PeerId
 from shared.wire import PAYLOAD_LIMIT
@@ -31,13 +31,22 @@ class Chain(Extendable, Protocol):
 
     async def output(self, width: int) -> Encoded: ...
 
+    def reject(self, error: HopFailed) -> None: ...
 
-OpenChain = Callable[[int, bool], AbstractAsyncContextManager[Chain]]
-"""Opens a chain with room for so many tokens; True for a request that has begun and goes on, which waits for nobody."""
+
+Inputs = Callable[[int, int], AsyncIterator[Encoded]]
+"""The embeddings of positions [start, end), in order, in pieces that fit into frames."""
+
+OpenChain = Callable[[int, bool, Inputs], AbstractAsyncContextManager[Chain]]
+"""Opens a chain with room for so many tokens; True for a request that has begun and goes on, which waits for nobody.
+A chain that breaks asks for what was pushed again."""
+
+CHAINS_LIMIT = 4
+"""So many chains are lost, one after the other, without a token from any, before a text ends with the error."""
 
 
 class Engine:
-    """Turns a prompt into a stream of token ids over a chain; over a second one, when the first has no more room."""
+    """Turns a prompt into a stream of token ids over a chain; when that has no more room or is lost, over another."""
 
     def __init__(
         self, ends: SharedEnds, open_chain: OpenChain, on_step: Callable[[float], None] = lambda seconds: None
@@ -53,16 +62,23 @@ class Engine:
     ) -> AsyncGenerator[int, None]:
         """Token ids one by one, the stop token included, at most `params.max_tokens`.
 
-        Raises NoRoute, OutOfCache, HopFailed, DeadlinePassed. Closing the iterator frees the caches on all hops.
+        Raises NoRoute, OutOfCache, HopFailed, ChainLost. Closing the iterator frees the caches on all hops.
         """
         ids, limit, ahead = list(prompt), len(prompt) + params.max_tokens, AHEAD_TOKENS
+        begun, lost = False, 0
         while len(ids) == len(prompt) or not _ends(ids, params, limit):
             try:
-                async with self._open_chain(min(limit, len(ids) + ahead), len(ids) > len(prompt)) as chain:
+                async with self._open_chain(min(limit, len(ids) + ahead), begun, self._inputs(ids)) as chain:
+                    begun = True
                     on_open()
                     async with aclosing(self._tokens(chain, ids, params, limit)) as tokens:
                         async for token in tokens:
+                            lost = 0
                             yield token
+            except ChainLost:
+                lost += 1
+                if lost == CHAINS_LIMIT:
+                    raise
             except OutOfCache:
                 if len(ids) == len(prompt):
                     raise
@@ -78,27 +94,45 @@ class Engine:
             with self._ends.session():
                 goes_on, pushed_at = True, None
                 while goes_on:
-                    output = await self._output(chain, pushed_at)
-                    token, hidden = await self._ends.choose(output, chain.last_peer, params, len(ids))
+                    token, hidden = await self._choose(chain, pushed_at, params, len(ids))
                     ids.append(token)
                     goes_on = not _ends(ids, params, limit) and await room.holds(len(ids))
                     if goes_on:  # before the token is told: that takes time in which the chain can work
                         pushed_at = await self._step(chain, hidden, len(ids) - 1)
                     yield token
 
+    def _inputs(self, ids: list[int]) -> Inputs:
+        """What goes into a chain for these ids; more may be added to them meanwhile."""
+
+        async def inputs(start: int, end: int) -> AsyncIterator[Encoded]:
+            for first in range(start, end, self._chunk):
+                yield await self._ends.embed(ids[first : min(first + self._chunk, end)], first)
+
+        return inputs
+
     async def _prefill(self, chain: Chain, ids: list[int]) -> None:
         """Send these ids into an empty chain, in chunks."""
         chain.begin_round(0)
-        for start in range(0, len(ids), self._chunk):
-            end = min(start + self._chunk, len(ids))
-            await chain.push(await self._ends.embed(ids[start:end], start), "last" if end == len(ids) else "none")
+        left = len(ids)
+        async for hidden in self._inputs(ids)(0, left):
+            left -= hidden.specs[0].shape[0]
+            await chain.push(hidden, "none" if left else "last")
 
-    async def _output(self, chain: Chain, pushed_at: float | None) -> Encoded:
-        """The row, (1, hidden), that the chain makes of what was pushed; a decode step was pushed at `pushed_at`."""
-        output = await chain.output(self._ends.hidden_size)
-        if pushed_at is not None:
-            self._on_step(time.perf_counter() - pushed_at)
-        return output
+    async def _choose(
+        self, chain: Chain, pushed_at: float | None, params: SamplingParams, position: int
+    ) -> tuple[int, Encoded]:
+        """The next token and its embedding, of what the chain makes; a decode step was pushed at `pushed_at`.
+
+        A row that cannot be decoded is the fault of the peer that sent it: the chain makes it again without that one.
+        """
+        while True:
+            output = await chain.output(self._ends.hidden_size)
+            if pushed_at is not None:
+                self._on_step(time.perf_counter() - pushed_at)
+            try:
+                return await self._ends.choose(output, chain.last_peer, params, position)
+            except HopFailed as error:
+                chain.reject(error)
 
     async def _step(self, chain: Chain, hidden: Encoded, position: int) -> float:
         """Send one token into the chain, as a round of its own; when that was."""

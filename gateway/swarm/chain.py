@@ -1,29 +1,72 @@
-"""A chain: one session over a route of peers. Knows hidden states and links; knows nothing of tokens or text."""
+"""A chain: one session over a route of peers. Knows hidden states and links; knows nothing of tokens or text.
+
+What goes wrong between `open` and `close` costs a pause: `gateway.swarm.failover` finds other peers, which are given
+what those before them have kept, or what this chain embeds again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Literal, Protocol
 
 from gateway.swarm.control import Control
+from gateway.swarm.faults import Faults, Look, suspect
+from gateway.swarm.hops import Hops
+from gateway.swarm.lineup import Lineup, Plan
+from gateway.swarm.patience import Patience
+from gateway.swarm.recovery import Order
+from gateway.swarm.relay import RelayedEdges
+from gateway.swarm.repair import Repair
 from gateway.swarm.routing import Route
-from shared.edges import DialledEdge, Edge, as_hop_failure
-from shared.errors import CorollaError, DeadlinePassed, HopFailed, LinkLost, ProtocolError
+from gateway.swarm.slowness import HopSpeeds
+from shared.changes import Changes
+from shared.edges import as_hop_failure
+from shared.errors import HopFailed, LinkLost, ProtocolError
 from shared.pool import LinkPool
 from shared.tensors import Encoded, check_tensor
 from shared.types import Fingerprint, PeerId, SessionId
-from shared.wire import Extend, HopTime, Open, Output, Step
+from shared.wire import (
+    Extended,
+    Failure,
+    HopTime,
+    Opened,
+    Output,
+    Redirected,
+    Report,
+    Step,
+)
 
 OPEN_S = 10.0
-EXTEND_S = 10.0
-STILL_S = 60.0  # how long nothing may move while somebody waits
-EPOCH = 1
+LOOK_OUTPUTS = 16  # between two looks around
 
 OnHops = Callable[[PeerId, HopTime], None]
 """Hears what a hop spent on a step."""
+
+Inputs = Callable[[int, int], AsyncIterator[Encoded]]
+"""The embeddings of positions [start, end), in order, in pieces that fit into frames."""
+
+
+class Failover(Protocol):
+    """Who makes a broken chain whole."""
+
+    async def recover(self, chain: Chain) -> None:
+        """Raises HopFailed or ChainLost when that cannot be."""
+        ...
+
+    async def move(self, chain: Chain) -> None:
+        """Leave the hops in `chain.leaving`, if there are others."""
+        ...
+
+    def look_around(self, chain: Chain) -> None:
+        """The chain works: time to think of what may come, and whether a hop in it had better be left."""
+        ...
+
+    def repaired(self, chain: Chain, repair: Repair) -> None:
+        """An output has come from a chain that was broken or moved."""
+        ...
 
 
 class Chain:
@@ -38,64 +81,71 @@ class Chain:
         route: Route,
         controls: Mapping[PeerId, Control],
         pool: LinkPool,
+        failover: Failover,
+        relayed: RelayedEdges,
         on_hops: OnHops = lambda peer, spent: None,
     ) -> None:
+        """`relayed` are the edges that lead through this gateway; what this chain learns of them it adds."""
         self.session = SessionId(secrets.token_hex(16))
         self.route = route
-        self._me = me
-        self._controls = [controls[span.peer] for span in route]
+        self.me = me
+        self.epoch = 0
+        self.troubles: list[HopFailed] = []  # since the last line-up
+        self.faults = Faults(me, relayed)  # since the last output
+        self.repair: Repair | None = None  # since then too
+        self.leaving: dict[PeerId, str] = {}  # hops that had better be left, and why
+        self.move_after = 0.0  # by the monotonic clock, as
+        self.still_since = 0.0
+        self.speeds = HopSpeeds()
         self._pool = pool
+        self._failover = failover
         self._on_hops = on_hops
-        self.edges: dict[Edge, DialledEdge] = {}
-        self._unopened = {span.peer for span in route}
-        self._opened = asyncio.Event()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._held: dict[PeerId, int] = {}  # tokens of cache, by hop
-        self._asked = 0  # tokens of cache that the last Open or Extend asked for
-        self._unextended: Counter[PeerId] = Counter()  # Extends that a hop has not answered; answers come in order
+        self.lineup: Lineup | None = None
+        self._looked: Look | None = None  # since the chain last moved
         self._answer: tuple[Output, memoryview] | None = None
-        self._news = asyncio.Event()
-        self._moved_at = 0.0
+        self._news = Changes()
+        self._hops = Hops(self.session, controls, self, self._news)
+        self._patience = Patience()
         self._round = 0
-        self._end = 0  # of what was pushed
-        self._through = 0  # the end of what all hops have run
+        self._rollbacks: list[tuple[int, int, int]] = []  # epoch, round, and the position where that began anew
+        self._delivered = False  # the last answer has left, and was not rejected
+        self._outputs = 0
+        self._decodes = False  # the step that was pushed last
+        self._through = (0, 0)  # round and position that the last hop has reached in this epoch
+        self._wanted = False  # the row of the last position that was pushed
+        self.end = 0  # of what was pushed
+        self.asked = 0  # tokens of cache that whoever joins the route has to hold
 
-    async def open(self, fingerprint: Fingerprint, reserve: int) -> None:
-        """Reserve `reserve` tokens on every hop and connect them. Raises HopFailed."""
-        self._asked = reserve
-        self._send_opens(fingerprint, reserve)
-        try:
-            async with asyncio.timeout(OPEN_S):
-                await self._unless_failed(self._connect())
-        except TimeoutError as error:
-            late = min(self._unopened, default=self.route[0].peer)
-            raise HopFailed(late, "deadline", f"{late} did not open the session within {OPEN_S:g} s") from error
+    async def open(self, fingerprint: Fingerprint, reserve: int, inputs: Inputs) -> None:
+        """Reserve `reserve` tokens on every hop and connect them; `inputs` gives again what was pushed.
+
+        Raises HopFailed.
+        """
+        self._fingerprint, self._inputs, self.asked = fingerprint, inputs, reserve
+        await self.line_up(tuple(Order(span, 0, 0, fresh=True) for span in self.route))
 
     @property
     def reserve(self) -> int:
-        """Tokens that every hop holds for the session."""
-        return min(self._held.get(span.peer, 0) for span in self.route)
+        """Tokens that every hop holds for the session; a hop that was lost is replaced by one that holds as many."""
+        held = self._hops.held([span.peer for span in self.route])
+        return self.asked if held is None else held
 
     async def extend(self, reserve: int) -> bool:
-        """True when every hop has promised to hold `reserve` tokens. Raises HopFailed.
+        """True when every hop has promised to hold `reserve` tokens.
 
         False when one refuses, or does not answer in time; what the others have promised they keep until `close`.
         """
-        self._asked = max(self._asked, reserve)
-        self._extend_all(reserve)
-        try:
-            async with asyncio.timeout(EXTEND_S):
-                while self._unextended.total():
-                    await self._next_news()
-        except TimeoutError:
-            return False
-        return self.reserve >= reserve
+        self.asked = max(self.asked, reserve)
+        return await self._hops.extend([span.peer for span in self.route], reserve) and self.reserve >= reserve
 
     def begin_round(self, position: int) -> None:
         """What is pushed from now on starts at `position`; a position below the end rolls the caches back."""
+        self._accept()
         self._round += 1
-        self._end = self._through = position
-        self._answer = None
+        if position < self.end:
+            self._rollbacks.append((self.epoch, self._round, position))
+        self.end = position
+        self._answer, self._wanted = None, False
 
     @property
     def last_peer(self) -> PeerId:
@@ -105,182 +155,249 @@ class Chain:
     async def push(self, hidden: Encoded, returns: Literal["none", "last"]) -> None:
         """Send hidden states `(tokens, hidden)` of the next positions into the chain.
 
-        Waits for room in the window. Raises HopFailed, DeadlinePassed.
+        Waits for room in the window. A chain that breaks meanwhile gets them again when `output` makes it whole.
         """
-        specs, data = hidden
-        count = specs[0].shape[0]
-        outlet = self.edges["steps"].outlet
-        await self._until(lambda: outlet.has_room(len(data)), "a hop to take a step")
-        self._check()
-        step = Step(
-            session=self.session,
-            epoch=EPOCH,
-            round=self._round,
-            position=self._end,
-            count=count,
-            returns=returns,
-            tensors=specs,
-        )
-        try:
-            outlet.send(step, data)
-        except LinkLost as error:
-            raise as_hop_failure(error, self.route[0].peer) from error
-        self._end += count
+        position, count = self.end, hidden.specs[0].shape[0]
+        self.end += count
+        self._wanted = returns == "last"
+        await self._push(position, hidden, returns)
 
     async def output(self, width: int) -> Encoded:
         """The round's last row of hidden states, `(1, width)`, when all hops have run.
 
-        Raises HopFailed, or DeadlinePassed when the hops stand still: a long prompt takes as long as it takes. The
-        row's shape is checked, its numbers are not: whoever decodes it does that, and blames `last_peer`.
+        A long prompt takes as long as it takes, and a chain that breaks is made whole. Raises what that raises when it
+        cannot be. The row's shape is checked, its numbers are not: whoever decodes it does that, and tells `reject`.
         """
-        await self._until(lambda: self._answer is not None and _end(self._answer[0]) == self._end, "the chain's output")
-        assert self._answer
-        (message, payload), self._answer = self._answer, None
-        return self._checked(message, payload, width)
+        while True:
+            if self.leaving and not self.troubles and time.monotonic() > self.move_after:
+                await self._failover.move(self)
+            await self._until(self._is_answered)
+            if self._answer and self._is_answered():
+                (message, payload), self._answer = self._answer, None
+                try:
+                    check_tensor(message.tensors, len(payload), (1, width))
+                    self._delivered = True
+                    return Encoded(message.tensors, payload)
+                except ProtocolError as error:
+                    self.reject(as_hop_failure(error, self.last_peer))
+            await self._failover.recover(self)
+
+    def reject(self, error: HopFailed) -> None:
+        """The last output cannot be used: the next is of the same row, from other peers."""
+        self._delivered = False
+        self._trouble(error)
 
     def close(self) -> None:
         """Free the caches on all hops and give the links back."""
-        for control in self._controls:
-            control.release(self.session)
-        for edge in self.edges.values():
-            if edge.detach():
-                self._pool.release(edge.link)
-        self._failed.cancel()
+        self._accept()
+        if self.lineup:
+            self.lineup.close()
+        self._hops.let_go()
 
-    def hop_opened(self, peer: PeerId) -> None:
-        self._held.setdefault(peer, self._asked)
-        self._unopened.discard(peer)
-        if not self._unopened:
-            self._opened.set()
+    # What recovery needs
 
-    def hop_extended(self, peer: PeerId, reserve: int) -> None:
-        if self._unextended[peer]:
-            self._unextended[peer] -= 1
-            self._held[peer] = max(self._held.get(peer, 0), min(reserve, self._asked))
-            self._news.set()
+    @property
+    def answered(self) -> int:
+        """Of positions below, this gateway needs no output any more."""
+        return self.end - 1 if self._wanted else self.end
 
-    def hop_failed(self, error: HopFailed) -> None:
-        if not self._failed.done():
-            self._failed.set_exception(error)
-            self._failed.exception()  # a chain that is closing may never look
-            self._news.set()
+    async def look(self) -> Look:
+        """What the hops say of the session; who is not linked, has lost it or does not answer in time is left out."""
+        reports, silent = await self._hops.reports([span.peer for span in self.route])
+        for peer in silent:
+            self._trouble(HopFailed(peer, "deadline", f"{peer} does not say how far it is"))
+        return Look(reports, {peer: self._right(report) for peer, report in reports.items()})
 
-    def _send_opens(self, fingerprint: Fingerprint, reserve: int) -> None:
-        nodes = [self._me, *(span.peer for span in self.route), self._me]
-        for index, (span, control) in enumerate(zip(self.route, self._controls, strict=True)):
-            message = Open(
-                session=self.session,
-                fingerprint=fingerprint,
-                blocks=(span.blocks.start, span.blocks.end),
-                upstream=nodes[index],
-                downstream=nodes[index + 2],
-                reserve=reserve,
-                epoch=EPOCH,
-            )
-            try:
-                control.open(message, self)
-            except LinkLost as error:
-                raise as_hop_failure(error, span.peer) from error
+    async def line_up(self, orders: tuple[Order, ...]) -> None:
+        """Begin a new epoch: tell each hop its place, connect, and let go of who has none. Raises HopFailed."""
+        if self.lineup:
+            self.lineup.close()
+        self.epoch += 1
+        self._round += 1
+        self._answer, self._looked, self._through = None, None, (0, 0)
+        self.troubles.clear()
+        self.speeds = HopSpeeds()
+        plan = Plan(self.session, self._fingerprint, self.epoch, self.asked, orders, self.faults.relayed)
+        self.route, self.lineup = plan.route, Lineup(plan, self._pool, self)
+        for span, message in zip(self.route, plan.messages(self.me), strict=True):
+            self._hops.engage(span.peer, message)
+        await self._stands(self.lineup)
+        self._hops.let_go(but={span.peer for span in self.route})
 
-    def _extend_all(self, reserve: int) -> None:
-        message = Extend(session=self.session, reserve=reserve)
-        for control in self._controls:
-            self._unextended[control.peer] += 1
-            try:
-                control.send(message)
-            except LinkLost as error:
-                raise as_hop_failure(error, control.peer) from error
+    async def feed(self, start: int) -> None:
+        """Push again what was pushed of positions from `start` on."""
+        async for hidden in self._inputs(start, self.end):
+            start += hidden.specs[0].shape[0]
+            last = start == self.end and self._wanted
+            await self._push(start - hidden.specs[0].shape[0], hidden, "last" if last else "none")
 
-    async def _connect(self) -> None:
-        work = (self._attach("steps"), self._attach("outputs"), self._opened.wait())
-        tasks = [asyncio.ensure_future(each) for each in work]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+    # What the control links tell
 
-    async def _attach(self, edge: Edge) -> None:
-        peer = self.route[0].peer if edge == "steps" else self.route[-1].peer
-        try:
-            link = await self._pool.acquire(peer)
-            dialled = DialledEdge(
-                link,
-                self.session,
-                EPOCH,
-                on_room=self._move,
-                on_output=self._receive if edge == "outputs" else None,
-                on_lost=self.hop_failed,
-            )
-            self.edges[edge] = dialled
-            await dialled.attach(edge)
-        except CorollaError as error:
-            raise as_hop_failure(error, peer) from error
+    def hop_said(self, peer: PeerId, message: Opened | Redirected | Extended | Report | Failure) -> None:
+        match message:
+            case Opened():
+                if self.lineup:
+                    self._hops.opened(peer, self.lineup.plan.reserve)
+                self._ready(peer)
+            case Redirected() if message.epoch == self.epoch:
+                self._ready(peer)
+            case Extended():
+                self._hops.extended(peer, message, self.asked)
+            case Report():
+                self._hops.reported(peer, message)
+            case Failure():
+                self._refused(peer, message)
+            case _:
+                pass  # late
+        self._news.notify()
 
-    def _receive(self, output: Output, payload: memoryview) -> None:
+    def hop_lost(self, peer: PeerId, reason: str) -> None:
+        self._hops.forget(peer)
+        if any(span.peer == peer for span in self.route):
+            self._trouble(HopFailed(peer, "lost", f"{peer} was lost: {reason}"))
+        self._news.notify()
+
+    def hop_drains(self, peer: PeerId) -> None:
+        self.leaving[peer] = "drained"
+
+    # What the edges tell
+
+    def on_output(self, output: Output, payload: memoryview) -> None:
         """An output without rows says only how far the hops have come: a hop may cut a step into several.
 
         Of a round one answer is kept at most, whatever the last hop sends.
         """
-        self.edges["outputs"].inlet.taken(len(payload))
+        assert self.lineup
+        self.lineup.edges[self.last_peer, "outputs"].inlet.taken(len(payload))
+        if output.epoch != self.epoch:
+            return
         if len(output.hops) == len(self.route):
             for span, spent in zip(self.route, output.hops, strict=True):
                 self._on_hops(span.peer, spent)
-        if (output.epoch, output.round) != (EPOCH, self._round):
-            return  # the answer to a round that nobody waits for any more
-        if output.count:
+                if self._decodes:
+                    self.speeds.observe(span.peer, spent)
+        if output.round == self._round and output.count:
             self._answer = output, payload
-        if self._through < _end(output) <= self._end:
-            self._through = _end(output)
-            self._move()
+            if self._is_answered():
+                self._rollbacks.clear()
+                self._patience.answered(asyncio.get_running_loop().time())
+        through = (output.round, output.position + output.count)
+        if self._through < through <= (self._round, self.end):
+            self._through = through
+            self._moved()
 
-    def _move(self) -> None:
+    def on_room(self) -> None:
+        self._moved()
+
+    def on_edge_lost(self, error: HopFailed) -> None:
+        self._trouble(error)
+
+    def _moved(self) -> None:
         """The chain has come further: those who wait may wait longer."""
-        self._moved_at = asyncio.get_running_loop().time()
-        self._news.set()
+        self.still_since = time.monotonic()
+        self._patience.moved(asyncio.get_running_loop().time())
+        self._looked = None
+        self._news.notify()
 
-    def _checked(self, message: Output, payload: memoryview, width: int) -> Encoded:
-        try:
-            check_tensor(message.tensors, len(payload), (1, width))
-        except ProtocolError as error:
-            raise as_hop_failure(error, self.last_peer) from error
-        return Encoded(message.tensors, payload)
-
-    def _check(self) -> None:
-        if self._failed.done():
-            self._failed.result()
-
-    async def _until(self, ready: Callable[[], bool], what: str) -> None:
-        """Return when `ready`. Raises HopFailed, or DeadlinePassed when the chain has been still for too long."""
-        if ready():
+    def _accept(self) -> None:
+        """The last output was not rejected: what was thought of peers before is forgotten."""
+        if not self._delivered:
             return
-        began = asyncio.get_running_loop().time()
+        self._delivered = False
+        self._outputs += 1
+        self.faults.forget()
+        if self.repair:
+            repair, self.repair = self.repair, None
+            self._failover.repaired(self, repair)
+        if self._outputs % LOOK_OUTPUTS == 1:
+            self._failover.look_around(self)
+
+    def _ready(self, peer: PeerId) -> None:
+        if self.lineup:
+            self.lineup.is_ready(peer)
+
+    def _refused(self, peer: PeerId, failure: Failure) -> None:
+        if failure.epoch is not None and failure.epoch < self.epoch:
+            return  # what broke in an earlier epoch is mended, or being mended
+        if not failure.kept:
+            self._hops.lost_session(peer)
+        self._trouble(HopFailed(PeerId(failure.peer or peer), failure.code, failure.reason, teller=peer))
+
+    def _trouble(self, error: HopFailed) -> None:
+        self.troubles.append(error)
+        self._news.notify()
+
+    def _is_answered(self) -> bool:
+        return self._answer is not None and self._answer[0].position + self._answer[0].count == self.end
+
+    def _right(self, report: Report) -> int:
+        """How much of a hop's cache is of the tokens that the session has now."""
+        ran = (report.epoch, report.round)
+        return min(report.length, *(begun for *when, begun in self._rollbacks if tuple(when) > ran), report.length)
+
+    async def _push(self, position: int, hidden: Encoded, returns: Literal["none", "last"]) -> None:
+        assert self.lineup
+        specs, data = hidden
+        lineup = self.lineup
+        outlet = lineup.edges[lineup.first, "steps"].outlet
+        await self._until(lambda: outlet.has_room(len(data)))
+        if self.troubles:
+            return
+        step = Step(
+            session=self.session,
+            epoch=self.epoch,
+            round=self._round,
+            position=position,
+            count=specs[0].shape[0],
+            returns=returns,
+            tensors=specs,
+        )
+        self.still_since = time.monotonic()
+        self._decodes = step.count == 1
+        self._patience.pushed(asyncio.get_running_loop().time(), decodes=self._decodes)
         try:
-            async with asyncio.timeout_at(began + STILL_S) as patience:
-                while not ready():
-                    await self._next_news()
-                    patience.reschedule(max(began, self._moved_at) + STILL_S)
+            outlet.send(step, data)
+        except LinkLost as error:
+            self._trouble(HopFailed(lineup.first, "edge_lost", str(error)))
+
+    async def _stands(self, lineup: Lineup) -> None:
+        """Return when all edges stand. Raises HopFailed."""
+        try:
+            async with asyncio.timeout(OPEN_S):
+                await self._unless_broken(lineup.connect())
         except TimeoutError as error:
-            raise DeadlinePassed(f"waited for {what}, and nothing moved for {STILL_S:g} s") from error
+            late = min(lineup.unready, default=lineup.first)
+            raise HopFailed(late, "deadline", f"{late} did not open the session within {OPEN_S:g} s") from error
 
-    async def _next_news(self) -> None:
-        """Return when a hop has said something. Raises HopFailed."""
-        self._check()
-        self._news.clear()
-        await self._news.wait()
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        """Return when `ready`, or when there is trouble: told by others, or found because nothing moves."""
+        self._patience.moved(asyncio.get_running_loop().time())
+        while not ready() and not self.troubles:
+            try:
+                async with asyncio.timeout_at(self._patience.ends_at):
+                    await self._news.wait()
+            except TimeoutError:
+                await self._inquire()
 
-    async def _unless_failed(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await `work`, but not after a hop has failed. Raises HopFailed."""
+    async def _inquire(self) -> None:
+        """Nothing has moved for longer than it should: ask everybody, and find who is at fault."""
+        now = await self.look()
+        if not self.troubles and len(now.reports) == len(self.route):
+            found = suspect(self.route, self.end, now, self._looked, self._hops.forward_s)
+            if found:
+                self._trouble(found)
+        self._looked = now
+        self._patience.moved(asyncio.get_running_loop().time())
+
+    async def _unless_broken(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work`, but not after something went wrong. Raises HopFailed."""
         task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self._news.notify())
         try:
-            await asyncio.wait({task, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            while not task.done() and not self.troubles:
+                await self._news.wait()
             if not task.done():
-                self._check()
+                raise self.troubles[0]
             task.result()
         finally:
             task.cancel()
-
-
-def _end(output: Output) -> int:
-    """The position after those that an output answers for."""
-    return output.position + output.count

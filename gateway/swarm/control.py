@@ -10,28 +10,49 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from shared.errors import CorollaError, HopFailed, LinkLost, ProtocolError
+from shared.errors import CorollaError, LinkLost, ProtocolError
 from shared.links import Link
 from shared.pool import Dialler
 from shared.types import PeerId, SessionId
-from shared.wire import AnyMessage, Close, Extended, Failure, Message, Open, Opened, Ping, Pong
+from shared.wire import (
+    AnyMessage,
+    Close,
+    Extended,
+    Failure,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Redirected,
+    Report,
+)
 
 logger = logging.getLogger(__name__)
 
 PING_S = 1.0
-SILENCE_S = 3.5
+SILENCE_S = 2.5
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 NAMED_LIMIT = 1024
+
+
+SessionMessage = Opened | Redirected | Extended | Report | Failure
 
 
 class SessionOwner(Protocol):
     """Who hears what a hop says about a session: its chain."""
 
-    def hop_opened(self, peer: PeerId) -> None: ...
+    def hop_said(self, peer: PeerId, message: SessionMessage) -> None:
+        """An answer, or that something failed."""
+        ...
 
-    def hop_extended(self, peer: PeerId, reserve: int) -> None: ...
+    def hop_lost(self, peer: PeerId, reason: str) -> None:
+        """The peer is gone, or cannot be heard any more."""
+        ...
 
-    def hop_failed(self, error: HopFailed) -> None: ...
+    def hop_drains(self, peer: PeerId) -> None:
+        """The peer wants to leave, and still serves the session."""
+        ...
 
 
 class Control:
@@ -47,6 +68,7 @@ class Control:
         self._on_dead = on_dead
         self._link: Link | None = None
         self._ended = asyncio.Event()
+        self._untold: deque[SessionId] = deque(maxlen=NAMED_LIMIT)  # ended while there was no link
         self._room_tokens = 0
         self._unanswered: dict[SessionId, int] = {}  # tokens of the Opens that the peer has not answered yet
         self._pings: deque[tuple[int, float]] = deque(maxlen=16)
@@ -75,11 +97,13 @@ class Control:
         self.send(message)
 
     def release(self, session: SessionId) -> None:
-        """Tell the peer that a session has ended; one that cannot be told stops hearing its name in pings."""
+        """Tell the peer that a session has ended: when it is back, if there is no link now."""
         self.owners.pop(session, None)
         self._answered_open(session)
-        with suppress(LinkLost):
+        try:
             self.send(Close(session=session))
+        except LinkLost:
+            self._untold.append(session)
 
     def send(self, message: Message) -> None:
         """Raises LinkLost."""
@@ -114,11 +138,9 @@ class Control:
                 self._pong(message)
             case Opened():
                 self._answered_open(SessionId(message.session))
-                if owner := self.owners.get(SessionId(message.session)):
-                    owner.hop_opened(self.peer)
-            case Extended():
-                if owner := self.owners.get(SessionId(message.session)):
-                    owner.hop_extended(self.peer, message.reserve)
+                self._tell_owner(message.session, message)
+            case Extended() | Redirected() | Report():
+                self._tell_owner(message.session, message)
             case Failure():
                 self._failure(message)
             case _:
@@ -130,7 +152,7 @@ class Control:
         self._link = None
         self.pong = None
         for owner in list(self.owners.values()):
-            owner.hop_failed(HopFailed(self.peer, "lost", f"{self.peer} was lost: {reason}"))
+            owner.hop_lost(self.peer, reason)
         self._ended.set()
         self._on_change()
 
@@ -139,6 +161,8 @@ class Control:
         self._ended.clear()
         self._link = link
         link.start(self)
+        while self._untold:
+            link.tell(Close(session=self._untold.popleft()))
 
     async def _ping_until_lost(self) -> None:
         """A silence counts from when this process last ran on time: its own stall is no fault of the peer's."""
@@ -148,12 +172,14 @@ class Control:
             if now - woken_at > 2 * PING_S:
                 awake_since = now
             woken_at = now
-            if now - max(self._link.heard_at, awake_since) > SILENCE_S:
+            silent_s = now - max(self._link.heard_at, awake_since)
+            if silent_s > SILENCE_S:
                 self._link.abort(f"nothing was heard for {SILENCE_S:g} s")
             elif not self._link.closed:
                 self._ping(self._link)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), PING_S)
+                async with asyncio.timeout(max(0.01, min(PING_S, SILENCE_S - silent_s))):
+                    await self._ended.wait()
 
     def _ping(self, link: Link) -> None:
         self._ping_number += 1
@@ -166,9 +192,13 @@ class Control:
             self.round_trip_s = time.monotonic() - sent_at
         self._answered = self._was_linked = True
         told = self.pong and (self.pong.free_cache_tokens, self.pong.sessions, self._room_tokens)
-        news = pong.number == 0 or told != (pong.free_cache_tokens, pong.sessions, pong.room_tokens)
+        news = pong.number == 0 or pong.draining or told != (pong.free_cache_tokens, pong.sessions, pong.room_tokens)
+        drains = pong.draining and not (self.pong and self.pong.draining)
         self.pong = pong
         self._room_tokens = pong.room_tokens
+        if drains:
+            for owner in list(self.owners.values()):
+                owner.hop_drains(self.peer)
         if news:
             self._on_change()
 
@@ -179,14 +209,17 @@ class Control:
             self._on_change()
         return asked
 
+    def _tell_owner(self, session: str, message: SessionMessage) -> None:
+        if owner := self.owners.get(SessionId(session)):
+            owner.hop_said(self.peer, message)
+
     def _failure(self, failure: Failure) -> None:
         blamed = PeerId(failure.peer or self.peer)
         session = SessionId(failure.session or "")
         asked = self._answered_open(session)
         if asked and failure.code == "out_of_cache" and blamed == self.peer:
             self._room_tokens = min(self._room_tokens, asked - 1)  # until its next Pong
-        owner = self.owners.get(session)
-        if owner:
-            owner.hop_failed(HopFailed(blamed, failure.code, failure.reason))
-        elif failure.session is None:
+        if failure.session:
+            self._tell_owner(failure.session, failure)
+        else:
             logger.warning("%s says: %s", self.peer, failure.reason)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from gateway.swarm.blame import blame_for
 from gateway.swarm.control import Control
 from gateway.swarm.routing import Candidate
+from gateway.swarm.slowness import Slowness, slower_than_announced
 from shared.announcement import Announcement
 from shared.changes import Changes
+from shared.errors import HopFailed
 from shared.network import Network
 from shared.pool import Dialler
-from shared.types import BlockRange, Fingerprint, PeerId
+from shared.types import BlockRange, Fingerprint, PeerId, Span
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +27,8 @@ SESSION_LOAD = 0.18
 """What each further session adds to a peer's step, of the time that one alone takes: they share one forward.
 Measured on a CPU: 8 sessions take 2.4 times as long as one, 16 take 3.5 times."""
 SLOWEST_TOKENS_PER_S = 0.01
+SHUNNED_S = 3600.0
+"""What a hop over a shunned peer costs beyond its time: any way around is shorter."""
 
 
 class Peers:
@@ -31,6 +38,8 @@ class Peers:
         self._network = network
         self._dialler = dialler
         self._serves = serves
+        self._slowness = Slowness()
+        self._refusals = network.refusals
         self._tasks: dict[PeerId, asyncio.Task[None]] = {}
         self.controls: dict[PeerId, Control] = {}
         self.changes = Changes()
@@ -68,14 +77,45 @@ class Peers:
         return [each.blocks for each in self.linked(fingerprint) if each.blocks]
 
     def candidates(self, fingerprint: Fingerprint) -> list[Candidate]:
-        """The linked peers of this model, as routing sees them now."""
-        return [
-            _candidate(each, each.blocks, self.controls[each.peer]) for each in self.linked(fingerprint) if each.blocks
-        ]
+        """The linked peers of this model, as routing sees them now.
+
+        Shunned ones are left out but for blocks that nobody else holds: there they are worth another try.
+        """
+        linked = [each for each in self.linked(fingerprint) if each.blocks]
+        shunned = [each for each in linked if each.peer in self._refusals.peers]
+        trusted = [each for each in linked if each.peer not in self._refusals.peers]
+        held = _blocks(trusted)
+        tried = [*trusted, *(each for each in shunned if not _blocks([each]) <= held)]
+        return [self._candidate(each, each.blocks, self.controls[each.peer]) for each in tried if each.blocks]
+
+    def blame(self, error: HopFailed) -> None:
+        """A session failed like this: leave whoever is at fault alone for a while."""
+        blame = blame_for(error)
+        if not blame:
+            return
+        self._refusals.count(blame.kind, error.reason)
+        for peer in blame.peers & set(self.controls):
+            shunned = self._refusals.peers
+            (shunned.offends if blame.grave else shunned.slips)(peer, error.reason)
+
+    def ran(self, span: Span, forward_s: float) -> None:
+        """The decode steps of a session take so long there now: who is slower than announced is chosen less."""
+        announcement, control = self._network.table.get(span.peer), self.controls.get(span.peer)
+        if announcement and announcement.blocks and control and control.connected:
+            candidate = self._candidate(announcement, announcement.blocks, control)
+            factor = slower_than_announced(span, forward_s, candidate)
+            self._slowness.observe(span.peer, factor, time.monotonic())
 
     def _usable(self, announcement: Announcement) -> bool:
         control = self.controls.get(announcement.peer)
-        return announcement.state == "online" and control is not None and control.connected
+        pong = control.pong if control and control.connected else None
+        return announcement.state == "online" and pong is not None and not pong.draining
+
+    def _candidate(self, announcement: Announcement, blocks: BlockRange, control: Control) -> Candidate:
+        slowness = self._slowness.factor(announcement.peer, time.monotonic())
+        candidate = _candidate(announcement, blocks, control, slowness)
+        shunned_s = self._refusals.peers.seconds(announcement.peer)
+        return replace(candidate, hop_s=candidate.hop_s + SHUNNED_S + shunned_s) if shunned_s else candidate
 
     def _add(self, peer: PeerId) -> None:
         control = Control(peer, self._dialler, self.changes.notify, lambda: self._network.drop(peer))
@@ -87,7 +127,36 @@ class Peers:
         self.controls.pop(peer).close()
 
 
-def _candidate(announcement: Announcement, blocks: BlockRange, control: Control) -> Candidate:
+class ModelPeers:
+    """The peers of one model."""
+
+    def __init__(self, peers: Peers, fingerprint: Fingerprint) -> None:
+        self._peers = peers
+        self._fingerprint = fingerprint
+
+    def candidates(self) -> list[Candidate]:
+        """All that can be used now, as routing sees them."""
+        return self._peers.candidates(self._fingerprint)
+
+    def blame(self, error: HopFailed) -> None:
+        """A session failed like this."""
+        self._peers.blame(error)
+
+    def ran(self, span: Span, forward_s: float) -> None:
+        """The decode steps of a session take so long there now."""
+        self._peers.ran(span, forward_s)
+
+    async def changed(self) -> None:
+        """Return when other peers may be there, or have room."""
+        await self._peers.changes.wait()
+
+
+def _blocks(announcements: Iterable[Announcement]) -> set[int]:
+    """All blocks that these hold together."""
+    return {block for each in announcements if each.blocks for block in range(each.blocks.start, each.blocks.end)}
+
+
+def _candidate(announcement: Announcement, blocks: BlockRange, control: Control, slowness: float) -> Candidate:
     pong = control.pong
     assert pong
     load = 1 + SESSION_LOAD * max(pong.sessions, len(control.owners))
@@ -95,8 +164,10 @@ def _candidate(announcement: Announcement, blocks: BlockRange, control: Control)
     return Candidate(
         peer=announcement.peer,
         blocks=blocks,
-        block_s=load * step_s / len(blocks),
+        block_s=slowness * load * step_s / len(blocks),
         hop_s=control.round_trip_s / 2 + HOP_OVERHEAD_S,
         room_tokens=control.room_tokens,
         longest_tokens=max(pong.longest_tokens, pong.room_tokens),
+        load=load,
+        slowness=slowness,
     )

@@ -18,34 +18,44 @@ class Candidate:
     peer: PeerId
     blocks: BlockRange
     block_s: float
-    """Seconds that one token takes in one block, with the load that the peer has now."""
+    """Seconds that one token takes in one block, with the load and the slowness that the peer has now."""
     hop_s: float
     """Seconds that a step takes to get there."""
     room_tokens: int
     """The longest session that it can open now."""
     longest_tokens: int
     """The longest session that it could open if it held no other."""
+    load: float = 1.0
+    """How many times as long as one session alone its sessions take."""
+    slowness: float = 1.0
+    """How many times slower than announced it has been of late."""
+
+    @property
+    def announced_block_s(self) -> float:
+        """Seconds that one token takes in one block, by the peer's own word, for one session alone."""
+        return self.block_s / (self.load * self.slowness)
 
 
-def choose_route(candidates: Iterable[Candidate], model: str, blocks: int, reserve: int) -> Route:
-    """Cheapest spans that cover [0, blocks), each on another peer with room for `reserve` tokens.
+def choose_route(candidates: Iterable[Candidate], model: str, wanted: BlockRange, reserve: int) -> Route:
+    """Cheapest spans that cover the `wanted` blocks, each on another peer with room for `reserve` tokens.
 
     Raises NoRoute with the first hole, CacheFull, or OutOfCache when not even idle peers could hold so many.
     """
     everyone = list(candidates)
-    spans = _cheapest([each for each in everyone if each.room_tokens >= reserve], blocks)
+    near = [each for each in everyone if each.blocks.start < wanted.end and each.blocks.end > wanted.start]
+    spans = _cheapest([each for each in near if each.room_tokens >= reserve], wanted)
     if spans:
         return _merge(spans)
-    check_possible(everyone, model, blocks, reserve)
-    raise CacheFull(f"the peers of {model} are full: none have room for {reserve} tokens in all blocks now")
+    check_possible(everyone, model, wanted, reserve)
+    raise CacheFull(f"the peers of {model} are full: none have room for {reserve} tokens in blocks {wanted} now")
 
 
-def check_possible(candidates: Iterable[Candidate], model: str, blocks: int, reserve: int) -> None:
+def check_possible(candidates: Iterable[Candidate], model: str, wanted: BlockRange, reserve: int) -> None:
     """Raises NoRoute or OutOfCache when no spans could hold `reserve` tokens even if nobody held any."""
     everyone = list(candidates)
-    if hole := first_hole((each.blocks for each in everyone), blocks):
+    if hole := hole_within((each.blocks for each in everyone), wanted):
         raise NoRoute(model, hole)
-    longest = _longest_session(everyone, blocks)
+    longest = _longest_session(everyone, wanted)
     if longest < reserve:
         raise OutOfCache(
             f"prompt and answer would take {reserve} tokens of cache, and no peers of {model} hold more than {longest} "
@@ -55,15 +65,19 @@ def check_possible(candidates: Iterable[Candidate], model: str, blocks: int, res
 
 def first_hole(ranges: Iterable[BlockRange], blocks: int) -> BlockRange | None:
     """The first blocks of [0, blocks) that no range holds."""
-    covered = 0
-    remaining = sorted(ranges)
-    for each in remaining:
-        if each.start > covered:
-            return BlockRange(covered, min(each.start, blocks))
-        covered = max(covered, each.end)
-        if covered >= blocks:
+    return hole_within(ranges, BlockRange(0, blocks))
+
+
+def hole_within(ranges: Iterable[BlockRange], wanted: BlockRange) -> BlockRange | None:
+    """The first of the `wanted` blocks that no range holds."""
+    covered = wanted.start
+    for each in sorted(ranges):
+        if covered >= wanted.end:
             return None
-    return BlockRange(covered, blocks) if covered < blocks else None
+        if each.start > covered:
+            return BlockRange(covered, min(each.start, wanted.end))
+        covered = max(covered, each.end)
+    return BlockRange(covered, wanted.end) if covered < wanted.end else None
 
 
 def covered_blocks(ranges: Iterable[BlockRange], blocks: int) -> int:
@@ -71,22 +85,21 @@ def covered_blocks(ranges: Iterable[BlockRange], blocks: int) -> int:
     return len({block for each in ranges for block in range(each.start, min(each.end, blocks))})
 
 
-def _longest_session(candidates: list[Candidate], blocks: int) -> int:
+def _longest_session(candidates: list[Candidate], wanted: BlockRange) -> int:
     """Tokens that some route over candidates without holes could hold: the widest of all narrowest places."""
     able: list[BlockRange] = []
     for each in sorted(candidates, key=lambda each: each.longest_tokens, reverse=True):
         able.append(each.blocks)
-        if not first_hole(able, blocks):
+        if not hole_within(able, wanted):
             return each.longest_tokens
     return 0
 
 
-def _cheapest(candidates: list[Candidate], blocks: int) -> list[Span] | None:
+def _cheapest(candidates: list[Candidate], wanted: BlockRange) -> list[Span] | None:
     """Dijkstra's relaxation in the order of the borders, since every span leads upwards."""
-    borders = sorted(
-        {0, blocks, *(b for each in candidates for b in (each.blocks.start, each.blocks.end) if b < blocks)}
-    )
-    best: dict[int, tuple[float, list[Span]]] = {0: (0.0, [])}
+    ends = (border for each in candidates for border in (each.blocks.start, each.blocks.end))
+    borders = sorted({wanted.start, wanted.end, *(each for each in ends if wanted.start < each < wanted.end)})
+    best: dict[int, tuple[float, list[Span]]] = {wanted.start: (0.0, [])}
     for start in borders:
         if start not in best:
             continue
@@ -98,7 +111,7 @@ def _cheapest(candidates: list[Candidate], blocks: int) -> list[Span] | None:
                 total = cost + each.hop_s + each.block_s * (end - start)
                 if end not in best or total < best[end][0]:
                     best[end] = (total, [*spans, Span(each.peer, BlockRange(start, end))])
-    return best[blocks][1] if blocks in best else None
+    return best[wanted.end][1] if wanted.end in best else None
 
 
 def _merge(spans: list[Span]) -> Route:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.swarm.admission import Admission
-from gateway.swarm.chain import Chain, OnHops
-from gateway.swarm.peers import Peers
+from gateway.swarm.chain import Chain, Inputs, OnHops
+from gateway.swarm.failover import ChainFailover, OnRepair
+from gateway.swarm.peers import ModelPeers, Peers
+from gateway.swarm.relay import RelayedEdges
 from gateway.swarm.routing import check_possible, choose_route
-from shared.errors import CacheFull, CorollaError, HopFailed, NoRoute, OutOfCache
+from gateway.swarm.spare_links import SpareLinks
+from shared.errors import CacheFull, HopFailed, NoRoute, OutOfCache
 from shared.pool import LinkPool
-from shared.types import Fingerprint, PeerId
+from shared.types import BlockRange, Fingerprint, PeerId
 
 logger = logging.getLogger(__name__)
 
@@ -42,63 +46,81 @@ class Swarm:
         peers: Peers,
         pool: LinkPool,
         admission: Admission,
+        wait_for_coverage_s: float,
         on_hops: OnHops = lambda peer, spent: None,
+        on_repair: OnRepair = lambda repair: None,
     ) -> None:
+        """A chain that breaks waits for up to `wait_for_coverage_s` until its blocks are served again."""
         self._me = me
         self._peers = peers
         self._pool = pool
         self._admission = admission
+        self._wait_for_coverage_s = wait_for_coverage_s
         self._on_hops = on_hops
+        self._on_repair = on_repair
+        self._relayed = RelayedEdges()
+        self._spare_links = SpareLinks(me, peers.controls, pool)
+
+    def close(self) -> None:
+        """Prepare nothing any more."""
+        self._spare_links.close()
 
     @asynccontextmanager
-    async def open_chain(self, model: Model, reserve: int, resuming: bool) -> AsyncGenerator[Chain, None]:
+    async def open_chain(
+        self, model: Model, reserve: int, resuming: bool, inputs: Inputs
+    ) -> AsyncGenerator[Chain, None]:
         """A chain with room for `reserve` tokens, once there is room; a stream that goes on (`resuming`) comes first.
+
+        `inputs` gives again what was pushed, should the chain break.
 
         Raises NoRoute, OutOfCache, QueueFull, QueueTimeout, HopFailed.
         """
-        chain = await self._open(model, reserve, resuming)
+        chain = await self._open(model, reserve, resuming, inputs)
         try:
             yield chain
         finally:
             chain.close()
 
-    async def _open(self, model: Model, reserve: int, resuming: bool) -> Chain:
-        check_possible(self._peers.candidates(model.fingerprint), model.id, model.blocks, reserve)
+    async def _open(self, model: Model, reserve: int, resuming: bool, inputs: Inputs) -> Chain:
+        check_possible(self._peers.candidates(model.fingerprint), model.id, BlockRange(0, model.blocks), reserve)
         place = self._admission.arrive(model.fingerprint, resuming)
-        refused: dict[PeerId, CorollaError] = {}
-        while len(refused) < ATTEMPTS:
-            chain = await self._admission.passes(place, lambda: self._prepare(model, reserve, refused))
+        refused: dict[PeerId, HopFailed] = {}
+        failures: list[HopFailed] = []
+        while len(failures) < ATTEMPTS:
+            chain = await self._admission.passes(place, functools.partial(self._prepare, model, reserve, refused))
             try:
-                await chain.open(model.fingerprint, reserve)
+                await chain.open(model.fingerprint, reserve, inputs)
             except HopFailed as error:
                 chain.close()
                 logger.warning("a session could not be opened: %s", error)
+                self._peers.blame(error)
+                chain.faults.judge(error, chain.route)
                 if error.code == "out_of_cache":  # its room is known better now, and a Pong tells when it grows
                     place.sent_back = True
                 else:
-                    on_route = any(span.peer == error.peer for span in chain.route)
-                    refused[error.peer if on_route else chain.route[0].peer] = error
+                    failures.append(error)
+                    refused.update(chain.faults.excluded)
                 await asyncio.sleep(random.uniform(*RETRY_S))
             except BaseException:
                 chain.close()
                 raise
             else:
                 return chain
-        raise _last(refused)
+        raise failures[-1]
 
-    def _prepare(self, model: Model, reserve: int, refused: dict[PeerId, CorollaError]) -> Chain:
+    def _prepare(self, model: Model, reserve: int, refused: Mapping[PeerId, HopFailed]) -> Chain:
         """A chain that is not opened yet, over peers that have not refused. Raises NoRoute, OutOfCache, CacheFull."""
         candidates = [each for each in self._peers.candidates(model.fingerprint) if each.peer not in refused]
         try:
-            route = choose_route(candidates, model.id, model.blocks, reserve)
+            route = choose_route(candidates, model.id, BlockRange(0, model.blocks), reserve)
         except CacheFull:
             raise
         except (NoRoute, OutOfCache):
             if refused:
-                raise _last(refused) from None
+                raise list(refused.values())[-1] from None
             raise
-        return Chain(self._me, route, self._peers.controls, self._pool, self._on_hops)
-
-
-def _last(refused: dict[PeerId, CorollaError]) -> CorollaError:
-    return list(refused.values())[-1]
+        spares = ModelPeers(self._peers, model.fingerprint)
+        failover = ChainFailover(
+            model.id, model.blocks, spares, self._spare_links, self._wait_for_coverage_s, self._on_repair
+        )
+        return Chain(self._me, route, self._peers.controls, self._pool, failover, self._relayed, self._on_hops)

@@ -44,9 +44,14 @@ class SessionCache(Cache):
         if position + tokens > self.reserve:
             raise CacheOverrun(f"{position + tokens} tokens are more than the {self.reserve} reserved")
         if position < self.length:
-            if not all(layer.holds(position) for layer in self.layers):
+            if position < self.shallowest and position:
                 raise CropTooDeep(f"a crop from {self.length} to {position} tokens is more than a sliding layer holds")
             self._set_length(position)
+
+    @property
+    def shallowest(self) -> int:
+        """The lowest position above 0 that a crop may go to: sliding layers have dropped what lies further behind."""
+        return max((layer.shallowest for layer in self.layers), default=0)
 
     def commit(self, tokens: int) -> None:
         """Keeps what a forward has written."""
@@ -67,7 +72,7 @@ class SessionCache(Cache):
     def _set_length(self, length: int) -> None:
         self.length = length
         for layer in self.layers:
-            layer.length = length
+            layer.crop(length)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -55,9 +55,15 @@ class SlabLayer(CacheLayerMixin):
         visible = max(0, start - self._reach())
         return self.keys[:, :, visible:end], self.values[:, :, visible:end]
 
-    def holds(self, length: int) -> bool:
-        """True when a crop to `length` tokens leaves all that the next token may attend to."""
-        return self.first <= max(0, length - self._reach())
+    @property
+    def shallowest(self) -> int:
+        """The lowest length above 0 at which all that the next token may attend to is still held."""
+        return self.first + self._reach() if self.first else 0
+
+    def crop(self, length: int) -> None:
+        """Hold so many committed tokens; with none, the layer begins anew."""
+        self.length = length
+        self.first = min(self.first, length)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of keys that `update` will return for so many queries, and the position of the first of them."""

@@ -15,7 +15,6 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb.rpc_pb2 import Message, PeerInfo
 from libp2p.pubsub.pubsub import Pubsub
 
-from shared.libp2p_node.allowance import Allowance
 from shared.libp2p_node.containment import running
 from shared.types import PeerId
 
@@ -23,19 +22,20 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = TProtocol("/meshsub/1.1.0")
 RPC_LIMIT = 1024 * 1024
-MESSAGES_PER_S = 50
-MESSAGES_BURST = 500
-"""A neighbour that connects sends what it has heard lately in one go."""
 FLUSH_S = 0.5
 FLUSH_LOOKS = 10
 
 Judge = Callable[[bytes, PeerId], bool]
+Admit = Callable[[PeerId], bool]
 
 
 class Gossip:
-    """`judge(record, source)` takes in a record from a neighbour, and says whether it is passed on."""
+    """`judge(record, source)` takes in a record from a neighbour, and says whether it is passed on.
 
-    def __init__(self, host: IHost, swarm: str, judge: Judge) -> None:
+    `admits(source)` is asked before: nothing is spent, not even on signatures, for a neighbour that is not heard now.
+    """
+
+    def __init__(self, host: IHost, swarm: str, judge: Judge, admits: Admit = lambda source: True) -> None:
         self.topic = f"corolla/1/{swarm}"
         self._judge = judge
         self._router = _Router(
@@ -46,7 +46,7 @@ class Gossip:
             heartbeat_interval=1,
             adaptive_gossip_enabled=False,  # it would raise the heartbeat's interval to a minute
         )
-        self._pubsub = _Pubsub(host, self._router, max_inbound_rpc_size=RPC_LIMIT, allowed_topics={self.topic})
+        self._pubsub = _Pubsub(host, self._router, admits, max_inbound_rpc_size=RPC_LIMIT, allowed_topics={self.topic})
         self._pubsub.set_topic_validator(self.topic, self._validate, False)
 
     @asynccontextmanager
@@ -89,14 +89,14 @@ class _Router(GossipSub):
 
 
 class _Pubsub(Pubsub):
-    """Pubsub that spends no time on signatures for a neighbour that floods."""
+    """Pubsub that spends no time on signatures for a neighbour that is not heard."""
 
-    def __init__(self, host: IHost, router: GossipSub, **options: Any) -> None:
+    def __init__(self, host: IHost, router: GossipSub, admits: Admit, **options: Any) -> None:
         super().__init__(host, router, strict_signing=True, **options)
-        self._allowance = Allowance(MESSAGES_PER_S, MESSAGES_BURST, trio.current_time)
+        self._admits = admits
 
     async def push_msg(self, msg_forwarder: ID, msg: Message) -> None:
-        if msg_forwarder == self.my_id or self._allowance.take(msg_forwarder.to_string()):
+        if msg_forwarder == self.my_id or self._admits(PeerId(msg_forwarder.to_string())):
             await super().push_msg(msg_forwarder, msg)
 
     def notify_subscriptions(self, publish_message: Message) -> None:

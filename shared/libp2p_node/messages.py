@@ -74,6 +74,12 @@ class Neighbours(Message, frozen=True):
     count: int
 
 
+class Refused(Message, frozen=True):
+    """What others sent and was refused, by kind, since this was told last."""
+
+    counts: dict[str, int]
+
+
 class Failed(Message, frozen=True):
     """The process ends: no port is free, or something broke."""
 
@@ -82,7 +88,7 @@ class Failed(Message, frozen=True):
 
 
 Command = Start | Join | Learn | Announce | Stop
-Event = Started | Heard | Neighbours | Failed
+Event = Started | Heard | Neighbours | Refused | Failed
 M = TypeVar("M")
 
 

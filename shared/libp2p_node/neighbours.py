@@ -1,4 +1,4 @@
-"""Whom this node is connected to: bootstrap addresses while it is alone, then nodes that the table knows."""
+"""Whom this node is connected to: bootstrap addresses while it is alone or they are, and nodes that the table knows."""
 
 from __future__ import annotations
 
@@ -81,12 +81,13 @@ class Neighbours:
             await self._network.close_peer(ID.from_string(peer))
 
     async def _keep_joined(self, target: Address) -> None:
+        assert target.peer
         delay, told = FIRST_RETRY_S, False
         while True:
+            await self._until_missed(target.peer)
             if await self._dial(target):
                 logger.log(logging.INFO if told else logging.DEBUG, "joined the swarm through %s", target)
                 delay, told = FIRST_RETRY_S, False
-                await self._until_alone()
                 continue
             if not told and not self._now:
                 logger.warning("%s cannot be joined yet; it is tried again and again", target)
@@ -94,9 +95,17 @@ class Neighbours:
             await trio.sleep(delay * random.uniform(0.75, 1.25))
             delay = min(2 * delay, LAST_RETRY_S)
 
-    async def _until_alone(self) -> None:
-        while self._now:
-            await self._changed.wait()
+    async def _until_missed(self, bootstrap: PeerId) -> None:
+        """Return when this node needs a bootstrap node, or it needs this one: if it starts anew it knows nobody."""
+        while self._now and not self._misses(bootstrap):
+            with trio.move_on_after(FILL_S):
+                await self._changed.wait()
+
+    def _misses(self, bootstrap: PeerId) -> bool:
+        """Of many nodes only a few stay connected to a bootstrap node that the swarm still hears."""
+        if bootstrap in self._now:
+            return False
+        return len(self._now) < WANTED or self._table.get(bootstrap) is None
 
     def _candidate(self) -> PeerId | None:
         now = trio.current_time()

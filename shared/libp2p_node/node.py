@@ -11,10 +11,11 @@ import trio
 
 from shared.announcement import Announcement, unseal
 from shared.errors import ProtocolError
+from shared.libp2p_node.conduct import Conduct
 from shared.libp2p_node.containment import contain_library
 from shared.libp2p_node.gossip import Gossip
 from shared.libp2p_node.host import listening, make_host
-from shared.libp2p_node.messages import Announce, Command, Failed, Heard, Join, Learn, Message, Start, Started
+from shared.libp2p_node.messages import Announce, Command, Failed, Heard, Join, Learn, Message, Refused, Start, Started
 from shared.libp2p_node.messages import Neighbours as NeighbourCount
 from shared.libp2p_node.neighbours import Neighbours
 from shared.libp2p_node.table_exchange import Known, TableServer, ask
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 ASK_LIMIT = 3
 """Neighbours whose table is asked for, after being alone."""
 EXPIRE_S = 0.5
+REFUSED_S = 1.0
 REPUBLISH_S = 1.0
 """New neighbours within this time hear of this node by one message."""
 
@@ -44,7 +46,8 @@ class Node:
         self._passed_on: dict[PeerId, int] = {}  # the sequence number last passed on; longest ago first
         self._to_ask = ASK_LIMIT
         self._gained = trio.Event()
-        self._gossip = Gossip(self._host, start.swarm, self._judge)
+        self._conduct = Conduct(time.monotonic)
+        self._gossip = Gossip(self._host, start.swarm, self._judge, self._conduct.admits)
         self._neighbours = Neighbours(self._host, self._network, self._gossip, self._table, self._neighbours_changed)
         TableServer(self._host, start.swarm, self._known)
 
@@ -63,7 +66,9 @@ class Node:
     @asynccontextmanager
     async def _tasks(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as self._nursery:
-            for task in (self._neighbours.watch, self._neighbours.fill, self._expire, self._republish):
+            for task in (self._neighbours.watch, self._neighbours.fill):
+                self._nursery.start_soon(task)
+            for task in (self._expire, self._republish, self._tell_refused):
                 self._nursery.start_soon(task)
             yield
             self._nursery.cancel_scope.cancel()
@@ -91,10 +96,8 @@ class Node:
 
     def _judge(self, record: bytes, source: PeerId) -> bool:
         """A record from gossip is passed on once, be it that a neighbour's table told of it before."""
-        try:
-            announcement = self._take(record, source)
-        except ProtocolError as error:
-            logger.debug("an announcement from %s is refused: %s", source, error)
+        announcement = self._take(record, source)
+        if not announcement:
             return False
         peer, sequence = announcement.peer, announcement.sequence
         if sequence < self._table.sequence(peer) or sequence <= self._passed_on.get(peer, -1):
@@ -105,16 +108,27 @@ class Node:
         self._passed_on[peer] = sequence
         return peer != self._me
 
-    def _take(self, record: bytes, source: PeerId, age_s: float = 0.0) -> Announcement:
-        """Check a record and keep it; the program hears of news. Raises ProtocolError."""
-        announcement = unseal(record, time.time())
-        peer = announcement.peer
-        known = self._table.sequence(peer)
-        if peer != self._me:
+    def _take(self, record: bytes, source: PeerId, age_s: float = 0.0) -> Announcement | None:
+        """Check a record and keep it; the program hears of news. None for what is refused."""
+        try:
+            announcement = unseal(record, time.time())
+            if announcement.peer == self._me:
+                return announcement
+            return announcement if self._keep_news(record, announcement, source, age_s) else None
+        except ProtocolError as error:
+            self._conduct.refused(source, record, error)
+            return None
+
+    def _keep_news(self, record: bytes, announcement: Announcement, source: PeerId, age_s: float) -> bool:
+        """False for news of a node that is not heard. Raises VersionMismatch."""
+        known = self._table.sequence(announcement.peer)
+        if announcement.sequence > known:
+            if not self._conduct.hears(announcement.peer):
+                return False
             self._table.accept(record, announcement, trio.current_time(), age_s, source)
-            if self._table.sequence(peer) > known:
+            if self._table.sequence(announcement.peer) > known:
                 self._report(Heard(record, age_s, source))
-        return announcement
+        return True
 
     def _known(self) -> Known:
         return self._table.records(trio.current_time())
@@ -152,3 +166,10 @@ class Node:
                 if left.announcement.peer in self._gossip.neighbours():
                     self._nursery.start_soon(self._neighbours.disconnect, left.announcement.peer)
             await trio.sleep(EXPIRE_S)
+
+    async def _tell_refused(self) -> None:
+        """The program counts what was refused here."""
+        while True:
+            await trio.sleep(REFUSED_S)
+            if refused := self._conduct.news():
+                self._report(Refused(refused))

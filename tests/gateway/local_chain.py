@@ -11,8 +11,9 @@ from typing import Literal
 
 import torch
 
+from gateway.generation.engine import Inputs
 from peer.model.blocks import Blocks
-from shared.errors import OutOfCache
+from shared.errors import HopFailed, OutOfCache
 from shared.tensors import Encoded, decode_hidden, encode_hidden
 from shared.types import BlockRange, PeerId
 
@@ -49,6 +50,9 @@ class LocalChain:
         assert self._last
         return encode_hidden((await self._last)[-1:])
 
+    def reject(self, error: HopFailed) -> None:
+        raise error
+
     async def extend(self, reserve: int) -> bool:
         await asyncio.sleep(0)  # an answer never comes at once
         if not self._grants(reserve):
@@ -76,7 +80,7 @@ class LocalChains:
         self.longest = 100_000
 
     @asynccontextmanager
-    async def open(self, reserve: int, resuming: bool) -> AsyncGenerator[LocalChain, None]:
+    async def open(self, reserve: int, resuming: bool, inputs: Inputs) -> AsyncGenerator[LocalChain, None]:
         if reserve > self.longest:
             raise OutOfCache(f"sessions have at most {self.longest} tokens here")
         self.opened.append((reserve, resuming))

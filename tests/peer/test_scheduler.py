@@ -15,6 +15,7 @@ from peer.cursor import Cursor
 from peer.gathering import Gathering
 from peer.model.blocks import Blocks
 from peer.model.cache import CacheBudget
+from peer.outbox import OutboxBudget
 from peer.pace import Pace
 from peer.scheduler import Forward, Scheduler
 from peer.sessions import Session, Sessions
@@ -66,7 +67,9 @@ class Peer:
     def __init__(self, blocks: Blocks, gathering: Gathering = ALONE) -> None:
         self.blocks = blocks
         self.changed = asyncio.Event()
-        self.sessions = Sessions(CacheBudget.of_tokens(10_000, RANGE, blocks.cache_bytes), on_budget=self._freed)
+        self.sessions = Sessions(
+            CacheBudget.of_tokens(10_000, RANGE, blocks.cache_bytes), OutboxBudget(10**6), on_budget=self._freed
+        )
         self.failures: dict[str, CorollaError] = {}
         self.forwards: list[Forward] = []
         pace = Pace(decode_s=0.05, token_s=0.05 / 40)  # 40 prompt tokens in the first forward; then what is measured

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from peer.cursor import Cursor
 from peer.model.cache import SESSION_TOKENS, CacheBudget, SessionCache
 from peer.model.slab import SlabLayer
+from peer.outbox import OutboxBudget
 from peer.sessions import GATEWAY_SILENT_S, SESSIONS_LIMIT, UNNAMED_S, Session, Sessions
 from shared.errors import OutOfCache, ProtocolError
 from shared.types import BlockRange, PeerId, SessionId
@@ -19,6 +22,10 @@ def cost(blocks: BlockRange, tokens: int) -> int:
 
 def budget(tokens: int) -> CacheBudget:
     return CacheBudget.of_tokens(tokens, BLOCKS, cost)
+
+
+def sessions_of(budget: CacheBudget, on_budget: Callable[[PeerId], None]) -> Sessions:
+    return Sessions(budget, OutboxBudget(10**6), on_budget)
 
 
 def session(number: int = 0, reserve: int = 10, opened_at: float = 100.0, blocks: BlockRange = BLOCKS) -> Session:
@@ -37,7 +44,9 @@ def session(number: int = 0, reserve: int = 10, opened_at: float = 100.0, blocks
 
 def test_cache_is_reserved_until_the_session_is_freed_and_each_change_is_told() -> None:
     told: list[int] = []
-    sessions = Sessions(budget(30), on_budget=lambda gateway: told.append(sessions.budget.free_tokens))
+    sessions = Sessions(
+        budget(30), OutboxBudget(10**6), on_budget=lambda gateway: told.append(sessions.budget.free_tokens)
+    )
     one, two = session(1), session(2)
     sessions.add(one)
     sessions.add(two)
@@ -53,7 +62,9 @@ def test_cache_is_reserved_until_the_session_is_freed_and_each_change_is_told() 
 
 def test_an_extended_session_gives_back_exactly_what_it_took() -> None:
     told: list[int] = []
-    sessions = Sessions(budget(100), on_budget=lambda gateway: told.append(sessions.budget.free_tokens))
+    sessions = Sessions(
+        budget(100), OutboxBudget(10**6), on_budget=lambda gateway: told.append(sessions.budget.free_tokens)
+    )
     part = session(1, reserve=10, blocks=BlockRange(1, 2))
     sessions.add(part)
     sessions.extend(part, 60)
@@ -66,7 +77,9 @@ def test_an_extended_session_gives_back_exactly_what_it_took() -> None:
 
 def test_a_refused_extension_changes_nothing() -> None:
     told: list[int] = []
-    sessions = Sessions(budget(100), on_budget=lambda gateway: told.append(sessions.budget.free_tokens))
+    sessions = Sessions(
+        budget(100), OutboxBudget(10**6), on_budget=lambda gateway: told.append(sessions.budget.free_tokens)
+    )
     one = session(1, reserve=60)
     sessions.add(one)
     for refused in (101, SESSION_TOKENS + 1):
@@ -78,7 +91,7 @@ def test_a_refused_extension_changes_nothing() -> None:
 
 
 def test_a_peer_with_its_limit_of_sessions_has_room_for_no_other() -> None:
-    sessions = Sessions(budget(100 * SESSIONS_LIMIT), on_budget=lambda gateway: None)
+    sessions = sessions_of(budget(100 * SESSIONS_LIMIT), lambda gateway: None)
     for number in range(SESSIONS_LIMIT):
         assert sessions.room_tokens > 0
         sessions.add(session(number, reserve=1))
@@ -88,7 +101,7 @@ def test_a_peer_with_its_limit_of_sessions_has_room_for_no_other() -> None:
 
 
 def test_an_id_is_never_used_twice() -> None:
-    sessions = Sessions(budget(100), on_budget=lambda gateway: None)
+    sessions = sessions_of(budget(100), lambda gateway: None)
     one = session(1)
     sessions.add(one)
     with pytest.raises(ProtocolError):
@@ -97,7 +110,7 @@ def test_an_id_is_never_used_twice() -> None:
     sessions.free(one)
     with pytest.raises(ProtocolError):
         sessions.add(session(1))
-    assert sessions.recently_closed(one.id)
+    assert sessions.has_ended(one.id, 1)
 
 
 def test_a_session_is_kept_while_its_gateway_names_it() -> None:

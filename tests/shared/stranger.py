@@ -30,6 +30,7 @@ from shared.libp2p_node.containment import contain_library, running
 from shared.libp2p_node.gossip import Gossip
 from shared.libp2p_node.host import make_host
 from shared.libp2p_node.table_exchange import ask
+from shared.shunned import FIRST_S
 from shared.types import PeerId
 from tests.shared.announcements import announcement
 
@@ -92,18 +93,21 @@ class Stranger:
                 await gossip.publish(record)
                 await trio.sleep(0.15)  # the node takes ten a second from one neighbour
             await self._write("/meshsub/1.1.0", broken_messages())
+            await gossip.publish(self._record(sequence=3, name="while it is shunned"))
+            await trio.sleep(FIRST_S + 1)
             await gossip.publish(self._record(sequence=5))
             await gossip.publish(self._record(sequence=4, name="stale"))
             await gossip.publish(self._record(sequence=6, name="last"))
             await gossip.flush()
 
     def bad_records(self) -> list[bytes]:
+        """First those for which whoever passes them on is not at fault."""
         good = self._record(sequence=1, name="forged")
         foreign = self._record(sequence=2, swarm="elsewhere", name="foreign")
         future = self._record(sequence=2, issued_at=time.time() + 3600, name="future")
         another = seal(announcement(Identity.create(), swarm=self.swarm, name="forged"), self.identity)
         changed = good.replace(b"forged", b"Forged")
-        return [b"", os.urandom(200), good[:-1], changed, foreign, future, another, good + bytes(64_000)]
+        return [foreign, future, changed, another, b"", os.urandom(200), good[:-1], good + bytes(64_000)]
 
     def _record(self, **fields: object) -> bytes:
         return seal(announcement(self.identity, **{"swarm": self.swarm, "name": "stranger", **fields}), self.identity)

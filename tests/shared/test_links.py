@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator
 
@@ -8,11 +9,14 @@ import msgspec
 import pytest
 
 from shared.certificate import client_context, server_context
-from shared.errors import BadIdentity, DeadlinePassed, LinkLost, ProtocolError, VersionMismatch
+from shared.errors import BadIdentity, DeadlinePassed, LinkLost, ProtocolError, Refused, VersionMismatch
 from shared.handshake import LABEL, Listener, common_version, dial, transcript
 from shared.identity import Identity
 from shared.links import Handler, Link
+from shared.refusals import Refusals
+from shared.shunned import SLIP_S, SLIPS
 from shared.wire import LENGTH, AnyMessage, Challenge, Close, Failure, Hello, Ping, Welcome, encode_frame
+from tests.shared.clock import Clock
 
 SERVER, CLIENT = Identity.create(), Identity.create()
 SESSION = "0" * 32
@@ -40,16 +44,30 @@ class Recorder:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[tuple[Listener, Recorder]]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def server(clock: Clock) -> AsyncIterator[tuple[Listener, Recorder]]:
     recorder = Recorder()
-    listener = Listener(SERVER, "test", recorder.on_link)
+    listener = Listener(SERVER, "test", recorder.on_link, refusals=Refusals(clock))
     await listener.start(socket.create_server(("127.0.0.1", 0)))
     yield listener, recorder
     await listener.close()
 
 
-async def dial_server(port: int, swarm: str = "test", to: Identity = SERVER) -> Link:
-    return await dial("127.0.0.1", port, to=to.peer, identity=CLIENT, swarm=swarm, role="control", deadline_s=5)
+async def dial_server(port: int, swarm: str = "test", to: Identity = SERVER, refusals: Refusals | None = None) -> Link:
+    return await dial(
+        "127.0.0.1",
+        port,
+        to=to.peer,
+        identity=CLIENT,
+        swarm=swarm,
+        role="control",
+        deadline_s=5,
+        refusals=refusals,
+    )
 
 
 async def test_both_sides_know_each_other_and_frames_arrive_in_order(server: tuple[Listener, Recorder]) -> None:
@@ -63,10 +81,37 @@ async def test_both_sides_know_each_other_and_frames_arrive_in_order(server: tup
     link.close()
 
 
-async def test_another_node_than_the_dialled_one_hears_nothing(server: tuple[Listener, Recorder]) -> None:
+async def test_another_node_than_the_dialled_one_hears_nothing_and_nobody_is_shunned(
+    server: tuple[Listener, Recorder],
+) -> None:
+    refusals = Refusals()
     with pytest.raises(BadIdentity, match="answered where"):
-        await dial_server(server[0].port, to=Identity.create())
+        await dial_server(server[0].port, to=Identity.create(), refusals=refusals)
     assert not server[1].links
+    assert refusals.counted == {"identity": 1}
+    assert not len(refusals.peers)
+
+
+async def test_a_dialled_node_that_breaks_the_protocol_is_shunned_by_the_dialler(
+    server: tuple[Listener, Recorder],
+) -> None:
+    refusals, recorder = Refusals(), Recorder()
+    link = await dial_server(server[0].port, refusals=refusals)
+    link.start(recorder)
+    link.send(Ping(number=1))
+    await asyncio.wait_for(server[1].messages.get(), 5)
+    server[1].links[0]._transport.write(b"\xff" * 64)
+    await asyncio.wait_for(recorder.ended, 5)
+    assert refusals.counted == {"frame": 1}
+    assert SERVER.peer in refusals.peers
+
+
+async def test_a_dialler_that_is_refused_holds_it_against_nobody(server: tuple[Listener, Recorder]) -> None:
+    refusals = Refusals()
+    server[0].refusals.peers.offends(CLIENT.peer, "whatever it was")
+    with pytest.raises(Refused):
+        await dial_server(server[0].port, refusals=refusals)
+    assert not refusals.counted
 
 
 async def test_another_swarm_is_refused(server: tuple[Listener, Recorder]) -> None:
@@ -135,7 +180,68 @@ async def test_whoever_does_not_prove_an_identity_is_sent_away(
     rest = await asyncio.wait_for(reader.read(), 5)
     assert b"failure" in rest
     assert not server[1].links
+    assert server[0].refusals.counted.total() == 1
+    assert not len(server[0].refusals.peers)  # the name in a Hello is a claim: who bears it has done nothing
     writer.close()
+    (await dial_server(server[0].port)).close()
+
+
+async def test_an_address_whose_handshakes_fail_again_and_again_is_turned_away_for_a_while(
+    server: tuple[Listener, Recorder], clock: Clock
+) -> None:
+    for _ in range(SLIPS):
+        clock.now += SLIP_S
+        reader, writer = await raw_connection(server[0].port)
+        writer.write(encode_frame(Ping(number=1)))
+        await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    with pytest.raises(LinkLost):
+        await dial_server(server[0].port)
+    clock.now += 5
+    (await dial_server(server[0].port)).close()
+
+
+async def offend(listener: Listener, garbage: bytes) -> None:
+    """Prove who we are, then send this, and wait for the end."""
+    link, recorder = await dial_server(listener.port), Recorder()
+    link.start(recorder)
+    link._transport.write(garbage)
+    await asyncio.wait_for(recorder.ended, 5)
+
+
+async def test_who_breaks_the_protocol_is_refused_for_growing_times_and_told_for_how_long(
+    server: tuple[Listener, Recorder], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seconds in (5, 10, 20):
+        server[1].ended = asyncio.get_running_loop().create_future()
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            await offend(server[0], b"\xff" * 64)
+            for _ in range(3):
+                with pytest.raises(Refused, match=f"come back in {seconds} s"):
+                    await dial_server(server[0].port)
+        assert [CLIENT.peer in record.getMessage() for record in caplog.records] == [True]
+        clock.now += seconds
+    (await dial_server(server[0].port)).close()
+    assert server[0].refusals.counted == {"frame": 3, "shunned": 9}
+
+
+async def test_others_are_served_while_one_is_shunned(server: tuple[Listener, Recorder]) -> None:
+    await offend(server[0], encode_frame(Close(session=SESSION)))
+    other = await dial(
+        "127.0.0.1", server[0].port, to=SERVER.peer, identity=Identity.create(), swarm="test", role="data"
+    )
+    other.close()
+
+
+async def test_a_node_that_ends_in_the_middle_of_a_frame_may_come_back_at_once(
+    server: tuple[Listener, Recorder],
+) -> None:
+    link = await dial_server(server[0].port)
+    link._transport.write(encode_frame(Ping(number=1), b"x" * 1000)[:500])
+    link.close("killed")
+    await asyncio.wait_for(server[1].ended, 5)
+    assert not server[0].refusals.counted
     (await dial_server(server[0].port)).close()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+import shared.network
 from shared.announcement import Announcement
 from shared.errors import CorollaError, UsageError
 from shared.identity import Identity
@@ -97,6 +98,19 @@ async def misses(network: Network, name: str, within_s: float) -> Left:
 
 def names(network: Network) -> set[str]:
     return {each.name for each in network.table}
+
+
+def until_connected(one: Network, two: Network) -> None:
+    """Wait until one of the two has dialled the other, so that neither is alone when everybody else goes."""
+    deadline = time.monotonic() + SOON_S
+    while not (has_dialled(one, two) or has_dialled(two, one)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def has_dialled(network: Network, other: Network) -> bool:
+    port = int(other.addresses[0].split("/")[4])
+    return any(each.raddr and each.raddr.port == port for each in psutil.Process(network.process_id).net_connections())
 
 
 @asynccontextmanager
@@ -206,6 +220,43 @@ async def test_the_swarm_outlives_the_node_it_was_joined_through(nodes: Nodes) -
     await sees(two, PEER["name"], cache_tokens=18)
 
 
+async def test_a_bootstrap_node_that_comes_back_knowing_nobody_is_joined_again(nodes: Nodes) -> None:
+    """Nobody is alone meanwhile, and the new node has nobody to join."""
+    identity, port = Identity.create(), free_port()
+    gate = await nodes.start(identity=identity, port=port)
+    one, two = await asyncio.gather(nodes.start(*gate.addresses), nodes.start(*gate.addresses))
+    await one.announce(**PEER)
+    await two.announce(**{**PEER, "name": "two"})
+    await asyncio.to_thread(until_connected, one, two)
+    await nodes.stop(gate)
+    again = await nodes.start(identity=identity, port=port)
+    await again.announce(**GATEWAY)
+    await asyncio.gather(sees(again, PEER["name"]), sees(again, "two"), sees(one, "gate"), sees(two, "gate"))
+
+
+async def test_a_gateway_that_comes_back_as_another_node_is_found_by_its_url(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.network, "LOOK_UP_AGAIN_S", 0.5)
+    now = [await nodes.start()]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"join": ["%s"]}' % now[-1].addresses[0].encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        one, two = await asyncio.gather(nodes.start(url), nodes.start(url))
+        await one.announce(**PEER)
+        await two.announce(**{**PEER, "name": "two"})
+        await asyncio.to_thread(until_connected, one, two)
+        await nodes.stop(now[0])
+        now.append(await nodes.start())
+        await sees(now[-1], PEER["name"])
+
+
 async def test_a_libp2p_process_that_is_killed_comes_back(nodes: Nodes) -> None:
     gate = await nodes.start()
     peer = await nodes.start(*gate.addresses)
@@ -289,6 +340,7 @@ async def test_forged_stale_and_broken_gossip_is_neither_believed_nor_fatal(node
         told = tasks.create_task(change(gate, last, 30))
     assert isinstance(told.result(), Joined | Updated)
     assert heard <= {"stranger", "last"}
+    assert gate.refusals.counted["announcement"] == 3  # two that are nobody's fault, and one for which it is shunned
     assert gate.process_id == process_id
 
 

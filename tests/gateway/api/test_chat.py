@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import torch
 from openai import AsyncOpenAI
 
 from gateway.generation.completion import ServedModel
-from tests.gateway.api.conftest import MODEL
+from tests.gateway.api.conftest import MODEL, Site
 from tests.gateway.local_engine import LocalEngine
 
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi 😀"}]
@@ -90,6 +91,39 @@ async def test_usage_comes_last_and_is_null_before(http: httpx.AsyncClient):
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == 20
     assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + 20
+
+
+async def test_token_ids_come_when_they_are_asked_for(http: httpx.AsyncClient, model: ServedModel, expected: str):
+    body = {**GREEDY, "return_token_ids": True}
+    answer = (await http.post("/v1/chat/completions", json=body)).json()
+    assert answer["prompt_token_ids"] == await model.tokenizer.encode_chat(MESSAGES)
+    ids = answer["choices"][0]["token_ids"]
+    assert len(ids) == 20
+    assert model.tokenizer.decode(ids) == expected
+    plain = (await http.post("/v1/chat/completions", json={**GREEDY, "return_token_ids": False})).text
+    assert "token_ids" not in plain
+
+
+async def test_the_token_ids_of_a_streams_chunks_join_to_the_answers(http: httpx.AsyncClient):
+    asked: dict[str, Any] = {"return_token_ids": True, "stream_options": {"include_usage": True}}
+    answer = (await http.post("/v1/chat/completions", json={**GREEDY, "return_token_ids": True})).json()
+    *lines, _ = await data_lines(http, **asked)
+    first, *others = [json.loads(line) for line in lines]
+    assert first["prompt_token_ids"] == answer["prompt_token_ids"]
+    assert not any("prompt_token_ids" in chunk for chunk in others)
+    ids = [token for chunk in others for choice in chunk["choices"] for token in choice["token_ids"]]
+    assert ids == answer["choices"][0]["token_ids"]
+
+
+async def test_the_stop_token_is_among_the_ids(site: Site, http: httpx.AsyncClient, model: ServedModel):
+    whole = (await http.post("/v1/chat/completions", json={**GREEDY, "return_token_ids": True})).json()
+    ids = whole["choices"][0]["token_ids"]
+    ended = ids.index(ids[7]) + 1
+    site.shelf.models[MODEL] = replace(model, end_ids=frozenset({ids[7]}))
+    *lines, _ = await data_lines(http, return_token_ids=True)
+    choices = [choice for line in lines for choice in json.loads(line)["choices"]]
+    assert [token for choice in choices for token in choice["token_ids"]] == ids[:ended]
+    assert choices[-1]["finish_reason"] == "stop"
 
 
 async def test_stop_strings_and_max_completion_tokens(openai: AsyncOpenAI, expected: str):

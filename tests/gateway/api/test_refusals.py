@@ -98,6 +98,8 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"stop": "x" * 257}, "stop[0]"),
         ({"stop": 3}, "stop"),
         ({"stream": "yes"}, "stream"),
+        ({"return_token_ids": 1}, "return_token_ids"),
+        ({"return_token_ids": "true"}, "return_token_ids"),
         ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
     ],
 )

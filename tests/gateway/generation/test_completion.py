@@ -31,6 +31,10 @@ async def ids_of(model: ServedModel, params: SamplingParams) -> list[int]:
     return [token async for token in model.engine.generate(PROMPT, params)]
 
 
+def ids_in(pieces: list[Piece]) -> list[int]:
+    return [token for piece in pieces for token in piece.ids]
+
+
 def text_of(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
@@ -41,6 +45,8 @@ async def test_the_pieces_are_the_tokens_text_up_to_max_tokens(model: ServedMode
     assert (pieces[-1].tokens, pieces[-1].finish) == (24, "length")
     assert [piece.finish for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert all(piece.text for piece in pieces[:-1])
+    assert ids_in(pieces) == await ids_of(model, GREEDY)
+    assert any(len(piece.ids) > 1 for piece in pieces)  # text was held back now and then, its ids with it
 
 
 async def test_a_stop_id_ends_it_is_counted_and_is_no_text(model: ServedModel):
@@ -49,12 +55,13 @@ async def test_a_stop_id_ends_it_is_counted_and_is_no_text(model: ServedModel):
     pieces = await run(model, replace(GREEDY, stop_ids=frozenset({ids[5]})))
     assert text_of(pieces) == model.tokenizer.decode(ids[:ended])
     assert (pieces[-1].tokens, pieces[-1].finish) == (ended + 1, "stop")
+    assert ids_in(pieces) == ids[: ended + 1]
 
 
 async def test_a_stop_id_as_the_last_token_allowed_is_a_stop(model: ServedModel):
     ids = await ids_of(model, GREEDY)
     pieces = await run(model, replace(GREEDY, stop_ids=frozenset({ids[0]}), max_tokens=1))
-    assert pieces == [Piece("", 1, "stop")]
+    assert pieces == [Piece("", (ids[0],), 1, "stop")]
 
 
 async def test_a_stop_string_ends_generation_at_once(model: ServedModel):
@@ -65,6 +72,7 @@ async def test_a_stop_string_ends_generation_at_once(model: ServedModel):
     assert text_of(pieces) == whole[: whole.index(stop)]
     assert pieces[-1].finish == "stop"
     assert pieces[-1].tokens < 24
+    assert ids_in(pieces) == (await ids_of(model, warm))[: pieces[-1].tokens]
     assert model.engine.running == 0  # pyright: ignore[reportAttributeAccessIssue]
 
 

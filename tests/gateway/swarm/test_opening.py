@@ -22,7 +22,8 @@ from shared.identity import Identity
 from shared.network import Network
 from shared.pool import Dialler, LinkPool
 from shared.tensors import decode_hidden, encode_hidden
-from shared.types import BlockRange
+from shared.types import BlockRange, PeerId, Span
+from tests.chains import no_inputs
 from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer
 from tests.shared.announcements import Settings, announcement
 from tests.tiny_models import make_tiny_model
@@ -55,7 +56,7 @@ class Site:
     def queue(self, length: int, limit_s: float) -> None:
         """From now on chains are opened through a queue of this length and time."""
         self.admission = Admission(self.peers.changes, length, limit_s)
-        self.swarm = Swarm(self._identity.peer, self.peers, self.pool, self.admission)
+        self.swarm = Swarm(self._identity.peer, self.peers, self.pool, self.admission, wait_for_coverage_s=5)
 
     async def add(self, blocks: str, tokens_per_s: float = 10.0) -> LocalPeer:
         """A peer that the gateway can use."""
@@ -105,7 +106,7 @@ class Client:
         self.task = asyncio.create_task(self._run(site, opened, resuming, reserve))
 
     async def _run(self, site: Site, opened: list[Client], resuming: bool, reserve: int) -> None:
-        async with site.swarm.open_chain(MODEL, reserve, resuming) as chain:
+        async with site.swarm.open_chain(MODEL, reserve, resuming, no_inputs) as chain:
             self.chain = chain
             opened.append(self)
             site.peers.changes.notify()
@@ -245,3 +246,18 @@ async def test_a_peer_that_refuses_what_waiting_does_not_mend_is_gone_around(sit
     assert [span.peer for span in client.chain.route] == [honest.identity.peer]
     client.may_end.set()
     await asyncio.wait_for(client.task, 5)
+
+
+async def test_a_peer_that_has_proved_slower_than_it_says_is_avoided(site: Site) -> None:
+    """It says that it is faster than the other, and is fifty times slower than it says."""
+    proud = await site.add("0:4", tokens_per_s=20)
+    modest = await site.add("0:4", tokens_per_s=10)
+
+    async def chosen() -> PeerId:
+        async with site.swarm.open_chain(MODEL, RESERVE, False, no_inputs) as chain:
+            return chain.route[0].peer
+
+    assert await chosen() == proud.identity.peer
+    for _ in range(10):
+        site.peers.ran(Span(proud.identity.peer, BlockRange(1, 3)), forward_s=50 / 20 * 2 / 4)
+    assert await chosen() == modest.identity.peer

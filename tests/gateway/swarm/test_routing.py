@@ -16,7 +16,7 @@ def peer(
 
 
 def route(*candidates: Candidate, blocks: int = 30, reserve: int = 10) -> list[str]:
-    return [f"{span.peer} {span.blocks}" for span in choose_route(candidates, "model", blocks, reserve)]
+    return [f"{span.peer} {span.blocks}" for span in choose_route(candidates, "model", BlockRange(0, blocks), reserve)]
 
 
 def test_one_peer_with_everything_beats_three() -> None:
@@ -75,9 +75,9 @@ def test_a_route_covers_every_block_once_or_a_hole_is_named(drawn: list[tuple[Bl
     assert (hole is None) == (covered_blocks([each.blocks for each in candidates], 12) == 12)
     if hole:
         with pytest.raises(NoRoute, match=f"blocks {hole} "):
-            choose_route(candidates, "model", 12, 10)
+            choose_route(candidates, "model", BlockRange(0, 12), 10)
         return
-    spans = choose_route(candidates, "model", 12, 10)
+    spans = choose_route(candidates, "model", BlockRange(0, 12), 10)
     assert [block for span in spans for block in range(span.blocks.start, span.blocks.end)] == list(range(12))
     assert len({span.peer for span in spans}) == len(spans)
     assert all(candidates[int(span.peer)].blocks.covers(span.blocks) for span in spans)

@@ -52,8 +52,8 @@ def test_a_crop_within_the_slack_is_held_and_a_deeper_one_is_not() -> None:
     layer = SlabLayer(reserve=2500, window=WINDOW)
     for start in range(2400):
         write(layer, start, start + 1)
-    assert layer.holds(2400 - SLACK)
-    assert not layer.holds(layer.first)
+    assert layer.first < layer.shallowest <= 2400 - SLACK
+    layer.crop(2400 - SLACK)
     assert write(layer, 2400 - SLACK, 2401 - SLACK)[0] == ROWS[2400 - SLACK - WINDOW + 1 : 2401 - SLACK].tolist()
 
 

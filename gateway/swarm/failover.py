@@ -1,0 +1,170 @@
+"""Making a broken chain whole: who is at fault, who takes their place, and what has to be sent again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from gateway.swarm.chain import Chain
+from gateway.swarm.recovery import Standing, plan
+from gateway.swarm.repair import Repair
+from gateway.swarm.routing import Candidate, Route, choose_route
+from gateway.swarm.slowness import worth_leaving
+from gateway.swarm.spare_links import SpareLinks
+from shared.errors import ChainLost, HopFailed, NoRoute, OutOfCache
+from shared.types import BlockRange, PeerId, Span
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 1.0
+MOVE_AGAIN_S = 2.0
+
+
+OnRepair = Callable[[Repair], None]
+"""Hears of each pause that is over."""
+
+
+class Spares(Protocol):
+    """The peers of the chain's model."""
+
+    def candidates(self) -> Sequence[Candidate]:
+        """All that can be used now."""
+        ...
+
+    def blame(self, error: HopFailed) -> None:
+        """This peer had better be left alone for a while."""
+        ...
+
+    def ran(self, span: Span, forward_s: float) -> None:
+        """The decode steps of a session take so long there now."""
+        ...
+
+    async def changed(self) -> None:
+        """Return when other peers may be there, or have room."""
+        ...
+
+
+class ChainFailover:
+    """Repairs chains over one model's peers; waits up to `wait_s` for blocks that nobody holds."""
+
+    def __init__(
+        self,
+        model: str,
+        blocks: int,
+        spares: Spares,
+        spare_links: SpareLinks,
+        wait_s: float,
+        on_repair: OnRepair,
+    ) -> None:
+        self._model = model
+        self._blocks = BlockRange(0, blocks)
+        self._spares = spares
+        self._spare_links = spare_links
+        self._wait_s = wait_s
+        self._on_repair = on_repair
+
+    async def recover(self, chain: Chain) -> None:
+        """Give the chain hops in place of those that failed, and push again what they lack.
+
+        Raises HopFailed when the limit is over, and ChainLost when only another chain can help.
+        """
+        first = chain.troubles[0]
+        logger.warning("session %s: %s", chain.session[:8], first)
+        chain.repair = repair = chain.repair or Repair(first.code, first.peer, chain.still_since or time.monotonic())
+        while True:
+            try:
+                repair.replayed_tokens += await self._attempt(chain)
+                return
+            except HopFailed as error:
+                self._note(chain, error)
+                if repair.seconds > self._wait_s:
+                    raise
+            except (NoRoute, OutOfCache) as error:
+                self._check_hope(chain)
+                if repair.seconds > self._wait_s:
+                    reason = f"{first}; no other peers took its place within {self._wait_s:g} s: {error}"
+                    raise HopFailed(first.peer, first.code, reason) from error
+                await self._change()
+
+    async def move(self, chain: Chain) -> None:
+        """Leave the hops in `chain.leaving`, if others can take their place now; else the chain stays as it is."""
+        chain.leaving = {span.peer: chain.leaving[span.peer] for span in chain.route if span.peer in chain.leaving}
+        chain.move_after = time.monotonic() + MOVE_AGAIN_S
+        for peer, reason in list(chain.leaving.items())[:1]:
+            repair = Repair(reason, peer, time.monotonic(), is_move=True)
+            try:
+                repair.replayed_tokens = await self._attempt(chain, leaving=chain.leaving.keys())
+            except (NoRoute, OutOfCache):
+                return
+            except HopFailed as error:
+                self._note(chain, error)
+            else:
+                chain.repair = repair
+
+    def look_around(self, chain: Chain) -> None:
+        """Have links to spares, and remember how slow the hops are: the chain leaves one when that helps."""
+        candidates = self._spares.candidates()
+        self._spare_links.prepare(chain.route, candidates)
+        for span in chain.route:
+            forward_s = chain.speeds.forward_s(span.peer)
+            if forward_s is not None:
+                self._spares.ran(span, forward_s)
+        slow = worth_leaving(chain.route, chain.speeds, candidates, chain.end, chain.reserve - chain.end)
+        if slow:
+            chain.leaving[slow] = "slow"
+
+    def repaired(self, chain: Chain, repair: Repair) -> None:
+        """The first output since has come."""
+        logger.warning(
+            "session %s goes on after %.2f s (%s: %s); %d tokens were run again",
+            chain.session[:8], repair.seconds, repair.peer, repair.code, repair.replayed_tokens,
+        )  # fmt: skip
+        self._on_repair(repair)
+
+    async def _attempt(self, chain: Chain, leaving: Collection[PeerId] = ()) -> int:
+        """One new epoch; the tokens that some hop has to run again. Raises HopFailed, NoRoute, OutOfCache."""
+        for error in chain.troubles:
+            chain.faults.judge(error, chain.route)
+            self._spares.blame(error)
+        chain.troubles.clear()
+        look = await chain.look()
+        silent = {error.peer for error in chain.troubles if error.code == "deadline"}
+        if leaving and chain.troubles:
+            raise chain.troubles[0]
+        chain.troubles.clear()
+        excluded = {*chain.faults.excluded, *leaving}
+        standings = {
+            peer: Standing(look.lengths[peer], report.shallowest, report.outbox_from)
+            for peer, report in look.reports.items()
+            if peer not in excluded
+        }
+        without = {*excluded, *silent, *standings}
+        orders = plan(chain.route, standings, lambda blocks: self._spans(blocks, chain.asked, without), chain.answered)
+        await chain.line_up(orders)
+        await chain.feed(orders[0].length)
+        return chain.end - min(order.length for order in orders)
+
+    def _spans(self, blocks: BlockRange, reserve: int, without: Collection[PeerId]) -> Route:
+        """Raises NoRoute, OutOfCache."""
+        candidates = [each for each in self._spares.candidates() if each.peer not in without]
+        return choose_route(candidates, self._model, blocks, reserve)
+
+    def _note(self, chain: Chain, error: HopFailed) -> None:
+        """What was raised counts as trouble, if nobody has told of it yet."""
+        if error not in chain.troubles:
+            chain.troubles.append(error)
+
+    def _check_hope(self, chain: Chain) -> None:
+        """Raises ChainLost when other spans, of the hops that are left too, cover all blocks."""
+        with suppress(NoRoute, OutOfCache):
+            self._spans(self._blocks, chain.asked, chain.faults.excluded.keys())
+            raise ChainLost("what is left of the peers can only serve another chain")
+
+    async def _change(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AGAIN_S):
+                await self._spares.changed()

@@ -1,0 +1,142 @@
+"""One epoch of a chain: the hops in their order, what each is told, and the edges that this gateway dials."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+from gateway.swarm.recovery import Order
+from gateway.swarm.relay import Relay, RelayedEdges
+from gateway.swarm.routing import Route
+from shared.edges import DialledEdge, Edge, as_hop_failure
+from shared.errors import CorollaError, HopFailed
+from shared.pool import LinkPool
+from shared.types import Fingerprint, PeerId, SessionId
+from shared.wire import Open, Output, Redirect
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one epoch of a session looks like; edges in `relayed` lead through the gateway."""
+
+    session: SessionId
+    fingerprint: Fingerprint
+    epoch: int
+    reserve: int
+    orders: tuple[Order, ...]
+    relayed: RelayedEdges
+
+    @property
+    def route(self) -> Route:
+        return tuple(order.span for order in self.orders)
+
+    def messages(self, me: PeerId) -> list[Open | Redirect]:
+        """What each hop is told, in their order."""
+        peers = [order.span.peer for order in self.orders]
+        direct = [edge not in self.relayed for edge in pairwise(peers)]
+        upstreams = [me, *(peer if near else me for peer, near in zip(peers, direct, strict=False))]
+        downstreams = [*(peer if near else me for peer, near in zip(peers[1:], direct, strict=True)), me]
+        outputs = [*("hidden" if near else "steps" for near in direct), "hidden"]
+        return [
+            self._message(order, upstream, downstream, output)
+            for order, upstream, downstream, output in zip(self.orders, upstreams, downstreams, outputs, strict=True)
+        ]
+
+    def _message(self, order: Order, upstream: PeerId, downstream: PeerId, output: str) -> Open | Redirect:
+        place = {
+            "session": self.session,
+            "upstream": upstream,
+            "downstream": downstream,
+            "epoch": self.epoch,
+            "output": output,
+            "forward_from": order.forward_from,
+        }
+        if not order.fresh:
+            return Redirect(length=order.length, **place)
+        blocks = (order.span.blocks.start, order.span.blocks.end)
+        return Open(fingerprint=self.fingerprint, blocks=blocks, reserve=self.reserve, **place)
+
+
+class Listener(Protocol):
+    """Who hears what happens on the edges: the chain."""
+
+    def on_output(self, output: Output, payload: memoryview) -> None: ...
+
+    def on_room(self) -> None: ...
+
+    def on_edge_lost(self, error: HopFailed) -> None: ...
+
+
+class Lineup:
+    """The edges of one epoch, from `connect` to `close`."""
+
+    def __init__(self, plan: Plan, pool: LinkPool, listener: Listener) -> None:
+        self.plan = plan
+        self.unready = {order.span.peer for order in plan.orders}
+        self.edges: dict[tuple[PeerId, Edge], DialledEdge] = {}
+        self._pool = pool
+        self._listener = listener
+        self._ready = asyncio.Event()
+
+    @property
+    def first(self) -> PeerId:
+        return self.plan.orders[0].span.peer
+
+    @property
+    def last(self) -> PeerId:
+        return self.plan.orders[-1].span.peer
+
+    def is_ready(self, peer: PeerId) -> None:
+        """The hop has answered: its downstream edge stands."""
+        self.unready.discard(peer)
+        if not self.unready:
+            self._ready.set()
+
+    async def connect(self) -> None:
+        """Return when all edges stand and all hops have answered. Raises HopFailed."""
+        work = [self._attach_first(), self._attach_last(), *map(self._relay, self._relayed()), self._ready.wait()]
+        tasks = [asyncio.ensure_future(each) for each in work]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def close(self) -> None:
+        """Give the links back."""
+        for edge in self.edges.values():
+            if edge.detach():
+                self._pool.release(edge.link)
+        self.edges.clear()
+
+    def _relayed(self) -> list[tuple[PeerId, PeerId]]:
+        peers = [order.span.peer for order in self.plan.orders]
+        return [edge for edge in pairwise(peers) if edge in self.plan.relayed]
+
+    async def _attach_first(self) -> None:
+        await self._attach(self.first, "steps", on_room=self._listener.on_room)
+
+    async def _attach_last(self) -> None:
+        await self._attach(self.last, "outputs", on_output=self._listener.on_output)
+
+    async def _relay(self, edge: tuple[PeerId, PeerId]) -> None:
+        sender, receiver = edge
+        relay = Relay()
+        source = self._attach(sender, "outputs", on_step=relay.take)
+        target = self._attach(receiver, "steps", on_room=relay.go_on)
+        relay.connect(*await asyncio.gather(source, target))
+
+    async def _attach(self, peer: PeerId, edge: Edge, **hooks: Any) -> DialledEdge:
+        """Raises HopFailed."""
+        try:
+            link = await self._pool.acquire(peer)
+            dialled = DialledEdge(
+                link, self.plan.session, self.plan.epoch, on_lost=self._listener.on_edge_lost, **hooks
+            )
+            self.edges[peer, edge] = dialled
+            await dialled.attach(edge)
+        except CorollaError as error:
+            raise as_hop_failure(error, peer) from error
+        return dialled
