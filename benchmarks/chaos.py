@@ -33,13 +33,13 @@ from benchmarks.stream import machine
 from benchmarks.streams import Stream, Streams
 from benchmarks.teacher import Teacher
 from benchmarks.trace import percentiles
-from benchmarks.trials import REPAIRS
 from benchmarks.verdict import Found, Wrong, broken, by_kind, faults_during, pauses, table
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.tokenizer import TextTokenizer
 from shared.checkpoint import Checkpoint
 from shared.errors import CorollaError
 
+PAUSES = "corolla_failover_pause_seconds"
 SAID_S = 30.0
 CHECK_THREADS = 2
 
@@ -81,7 +81,7 @@ async def wreak(options: Options, checkpoint: Checkpoint, tokenizer: TextTokeniz
         run.events = havoc.events
         try:
             await _for_a_while(options, streams, havoc)
-            run.failover = percentiles((await fleet.endpoint.http.get("/metrics")).text, REPAIRS)
+            run.failover = percentiles((await fleet.endpoint.http.get("/metrics")).text, PAUSES)
         except* EndpointFailed as trouble:
             run.trouble = "; ".join(_sentences(trouble))
         finally:

@@ -143,12 +143,11 @@ def tables(figures: Figures) -> Iterator[str]:
 
 
 def _detections(figures: Figures) -> Iterator[str]:
-    """What of a pause was over when the gateway saw the first sign of trouble."""
+    """From the last that a chain did to the gateway's knowing that something had failed."""
     yield "\n" + row("detection after", "tokens", "median s", "longest s")
     for case, found in figures.cases.items():
         if found.pauses_s:
-            unseen = [pause - repair for pause, repair in zip(found.pauses_s, found.repairs_s, strict=True)]
-            cells = (number(statistics.median(unseen), 2), number(max(unseen), 2))
+            cells = (number(statistics.median(found.detections_s), 2), number(max(found.detections_s), 2))
             yield row(f"{case.kind} of the {case.hop} hop", str(case.context), *cells)
 
 

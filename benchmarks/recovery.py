@@ -17,9 +17,9 @@ from shared.types import BlockRange
 
 CHUNK = 256  # tokens of a frame
 FLOAT32_BYTES = 4
-TRIPS = 2.5
-"""Round trips after the first sign of a death, which itself takes half of one: Status and its answer, orders and their
-answer, and half of one until the first replayed byte arrives."""
+TRIPS = 2.0
+"""Round trips after the first sign of a death, which itself takes half of one: half of one for the orders, one for the
+Attach and its answer, and half of one until the first replayed byte arrives."""
 
 FIRST_WINDOW_BYTES = 10 * 1448
 """What a fresh TCP connection sends before the first acknowledgement (RFC 6928); it doubles with each round trip."""

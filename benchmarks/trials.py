@@ -21,7 +21,7 @@ BEFORE, AFTER = 8, 24
 """Pieces of an answer before the fault, and tokens that are asked for beyond them."""
 
 WARM = 64
-REPAIRS = "corolla_failover_pause_seconds"
+DETECTIONS = "corolla_failover_detection_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Case:
 
 @dataclass(slots=True)
 class Pauses:
-    """What was measured of one case: the pauses, what the gateway says of each, from the first sign of trouble on, and
+    """What was measured of one case: the pauses, how much of each was over before the gateway knew of the fault, and
     the usual time between two pieces before them."""
 
     pauses_s: list[float] = field(default_factory=list)
-    repairs_s: list[float] = field(default_factory=list)
+    detections_s: list[float] = field(default_factory=list)
     steps_s: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -61,7 +61,7 @@ class Trials:
                 decoding.set()
 
         await self._fleet.until_idle()
-        repaired_s = await self._repaired_s()
+        detection_s = await self._detection_s()
         request = Request(await self._prompts.make(case.context), BEFORE + AFTER)
         running = asyncio.create_task(run_stream(self._fleet.endpoint, 0, request, grown))
         waiting = asyncio.create_task(decoding.wait())
@@ -74,16 +74,16 @@ class Trials:
         at = time.perf_counter()
         await self._do(case.kind, place)
         stream = await running
-        _note(stream, at, await self._repaired_s() - repaired_s, found)
+        _note(stream, at, await self._detection_s() - detection_s, found)
         await self._undo(case.kind, place)
 
     async def warm_up(self) -> None:
         await run_stream(self._fleet.endpoint, 0, Request(await self._prompts.make(WARM), BEFORE))
 
-    async def _repaired_s(self) -> float:
-        """Seconds of all pauses that the gateway has counted."""
+    async def _detection_s(self) -> float:
+        """Seconds of all detections that the gateway has counted."""
         counters = parse_counters((await self._fleet.endpoint.http.get("/metrics")).text)
-        return counters.get((REPAIRS, ""), Spent()).total
+        return counters.get((DETECTIONS, ""), Spent()).total
 
     async def _hop(self, hop: Hop) -> Place:
         serving = await self._fleet.serving()
@@ -110,10 +110,10 @@ class Trials:
         await self._fleet.until_back([place])
 
 
-def _note(stream: Stream, at: float, repair_s: float, found: Pauses) -> None:
+def _note(stream: Stream, at: float, detection_s: float, found: Pauses) -> None:
     if stream.end != "whole":
         found.failed.append(stream.reason)
         return
     found.pauses_s.append(max(end - start for start, end in stream.gaps if end > at))
-    found.repairs_s.append(repair_s)
+    found.detections_s.append(detection_s)
     found.steps_s.append(statistics.median(end - start for start, end in stream.gaps if end <= at))

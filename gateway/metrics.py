@@ -72,9 +72,9 @@ class GatewayMetrics:
         """What a hop says that it spent on a step."""
         self._hops.spent(peer, spent)
 
-    def failover(self, code: str, replayed_tokens: int, pause_s: float) -> None:
-        """A session has gone on without a hop that failed in this way."""
-        self._failovers.failed_over(code, replayed_tokens, pause_s)
+    def failover(self, code: str, replayed_tokens: int, detection_s: float, pause_s: float) -> None:
+        """A session has gone on without a hop that failed in this way; the pause holds the time of its detection."""
+        self._failovers.failed_over(code, replayed_tokens, detection_s, pause_s)
 
     def moved(self, reason: str) -> None:
         """A session has left a hop that still worked: `drained`, or `slow`."""
@@ -188,11 +188,15 @@ class FailoverMetrics:
             "corolla_failover_pause_seconds",
             "From a chain's last move before a failure to its next output.",
         )
+        self._detection = _seconds(
+            registry, "corolla_failover_detection_seconds", "What of that pause was over before the failure was known."
+        )
         self.moves = Counter("corolla_moves", "Sessions that left a hop that worked.", ("reason",), registry=registry)
 
-    def failed_over(self, code: str, replayed_tokens: int, pause_s: float) -> None:
+    def failed_over(self, code: str, replayed_tokens: int, detection_s: float, pause_s: float) -> None:
         self._failovers.labels(_known(code, FAILURES)).inc()
         self._replayed.inc(replayed_tokens)
+        self._detection.observe(detection_s)
         self._pause.observe(pause_s)
 
 

@@ -88,7 +88,7 @@ def _count(metrics: GatewayMetrics, repair: Repair) -> None:
     if repair.is_move:
         metrics.moved(repair.code)
     else:
-        metrics.failover(repair.code, repair.replayed_tokens, repair.seconds)
+        metrics.failover(repair.code, repair.replayed_tokens, repair.detection_s, repair.seconds)
 
 
 async def _serve_http(app: FastAPI, listening: socket.socket, asked: asyncio.Event, drain_s: float) -> None:

@@ -202,15 +202,10 @@ class PeerProtocol:
         self._connect(link, session, Opened(session=session.id))
 
     def _supersede(self, link: Link, message: Open) -> None:
-        """A gateway that had lost sight of this peer opens the session anew: what is left of the old one is in its way.
-
-        Raises HopFailed while a forward of it still runs.
-        """
+        """A gateway that had lost sight of this peer opens the session anew: what is left of the old one ends."""
         old = self._session_of(link, message.session)
         if old and old.cursor.epoch < message.epoch:
             self.close(old)
-            if self.scheduler.runs(old):
-                raise HopFailed(self._me, "closed", "a forward of the session's earlier epoch is not over yet")
 
     def _order(self, link: Link, message: Extend | Status | Redirect | Close) -> None:
         """What a gateway wants of a session; who asks about one that is not here, or not theirs, is told so."""

@@ -116,10 +116,11 @@ class Sessions:
         self.outboxes = outboxes
         self._on_budget = on_budget
         self._sessions: dict[SessionId, Session] = {}
+        self._ending: set[Session] = set()  # a forward uses them still, and they have been opened anew
         self._closed: dict[SessionId, tuple[int, float]] = {}  # epoch, and when
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._sessions) + len(self._ending)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
@@ -136,7 +137,7 @@ class Sessions:
 
     def add(self, session: Session) -> None:
         """Reserve the session's cache and hold it. Raises OutOfCache, or ProtocolError for an id in use."""
-        if session.id in self._sessions or self.has_ended(session.id, session.cursor.epoch):
+        if self.get(session.id) or self.has_ended(session.id, session.cursor.epoch):
             raise ProtocolError("a session with this id exists or existed here")
         if len(self._sessions) >= SESSIONS_LIMIT:
             raise OutOfCache(f"this peer holds {SESSIONS_LIMIT} sessions, its limit")
@@ -144,6 +145,8 @@ class Sessions:
             raise OutOfCache(f"sessions use {RANGES_LIMIT} different parts of this peer's blocks, its limit")
         session.cache_bytes = self.budget.open(session.blocks, session.reserve)
         session.outbox = self.outboxes.box()
+        if earlier := self._sessions.get(session.id):
+            self._ending.add(earlier)
         self._sessions[session.id] = session
         self._on_budget(session.gateway)
 
@@ -168,10 +171,15 @@ class Sessions:
     def free(self, session: Session) -> None:
         """Give the cache back. Only for a closed session that no forward uses."""
         assert session.closed
-        if self._sessions.pop(session.id, None):
-            self.budget.release(session.cache_bytes)
-            self.outboxes.forget(session.outbox)
-            self._on_budget(session.gateway)
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
+        elif session in self._ending:
+            self._ending.remove(session)
+        else:
+            return
+        self.budget.release(session.cache_bytes)
+        self.outboxes.forget(session.outbox)
+        self._on_budget(session.gateway)
 
     def has_ended(self, session: str, epoch: int) -> bool:
         """True when a session ended within the last minute, in this epoch or later: late frames are dropped in silence.

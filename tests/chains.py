@@ -247,5 +247,6 @@ def _is_free(peer: LocalPeer) -> bool:
 
 def _unended_tasks() -> set[str]:
     """Of tasks that sessions began."""
-    running = {task.get_coro().__qualname__ for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    running = {getattr(task.get_coro(), "__qualname__", "") for task in tasks}
     return running - {"Control.run", "Scheduler.run", "Wire._pass", "Wire._connect"}

@@ -103,6 +103,8 @@ class LocalPeer:
         self.lives = False
         self.stand_still()
         self._listed_in.pop(self.peer, None)
+        for connecting in self.protocol._connecting.values():
+            connecting.cancel()
         for session in self.protocol.sessions:
             if session.edge:
                 session.edge.link.abort("the peer has died")

@@ -17,7 +17,7 @@ from gateway.swarm.faults import Faults, Look, suspect
 from gateway.swarm.hops import Hops
 from gateway.swarm.lineup import Lineup, Plan
 from gateway.swarm.patience import Patience
-from gateway.swarm.recovery import Order
+from gateway.swarm.recovery import Order, Standing
 from gateway.swarm.relay import RelayedEdges
 from gateway.swarm.repair import Repair
 from gateway.swarm.routing import Route
@@ -95,7 +95,7 @@ class Chain:
         self.repair: Repair | None = None  # since then too
         self.leaving: dict[PeerId, str] = {}  # hops that had better be left, and why
         self.move_after = 0.0  # by the monotonic clock, as
-        self.still_since = 0.0
+        self.still_since = time.monotonic()
         self.speeds = HopSpeeds()
         self._pool = pool
         self._failover = failover
@@ -112,6 +112,7 @@ class Chain:
         self._outputs = 0
         self._decodes = False  # the step that was pushed last
         self._through = (0, 0)  # round and position that the last hop has reached in this epoch
+        self._sure = 0  # what all hops of this epoch have run
         self._wanted = False  # the row of the last position that was pushed
         self.end = 0  # of what was pushed
         self.asked = 0  # tokens of cache that whoever joins the route has to hold
@@ -122,7 +123,7 @@ class Chain:
         Raises HopFailed.
         """
         self._fingerprint, self._inputs, self.asked = fingerprint, inputs, reserve
-        await self.line_up(tuple(Order(span, 0, 0, fresh=True) for span in self.route))
+        await self.line_up(tuple(Order(span, 0, 0, fresh=True) for span in self.route), 0)
 
     @property
     def reserve(self) -> int:
@@ -144,6 +145,7 @@ class Chain:
         self._round += 1
         if position < self.end:
             self._rollbacks.append((self.epoch, self._round, position))
+            self._sure = min(self._sure, position)
         self.end = position
         self._answer, self._wanted = None, False
 
@@ -208,8 +210,32 @@ class Chain:
             self._trouble(HopFailed(peer, "deadline", f"{peer} does not say how far it is"))
         return Look(reports, {peer: self._right(report) for peer, report in reports.items()})
 
-    async def line_up(self, orders: tuple[Order, ...]) -> None:
-        """Begin a new epoch: tell each hop its place, connect, and let go of who has none. Raises HopFailed."""
+    def certain(self) -> dict[PeerId, Standing]:
+        """What the hops that are linked must have, since what they made of it has come out: nobody needs to be asked.
+
+        Empty where some may lack what was pushed, or where none has lost its link and so anyone may be at fault.
+        """
+        linked = [span.peer for span in self.route if self._hops.is_linked(span.peer)]
+        if self._sure < self.answered or len(linked) == len(self.route):
+            return {}
+        return {peer: Standing(self.answered, shallowest=0, outbox_from=0) for peer in linked}
+
+    async def standings(self) -> tuple[dict[PeerId, Standing], set[PeerId]]:
+        """What the hops say that they have, and who is linked and does not answer."""
+        look = await self.look()
+        silent = {error.peer for error in self.troubles if error.code == "deadline"}
+        standings = {
+            peer: Standing(look.lengths[peer], report.shallowest, report.outbox_from)
+            for peer, report in look.reports.items()
+        }
+        return standings, silent
+
+    async def line_up(self, orders: tuple[Order, ...], start: int) -> None:
+        """Begin a new epoch: tell each hop its place, connect, and let go of who has none.
+
+        What was pushed of positions from `start` on is pushed again as soon as the first hop is connected. Raises
+        HopFailed.
+        """
         if self.lineup:
             self.lineup.close()
         self.epoch += 1
@@ -221,11 +247,24 @@ class Chain:
         self.route, self.lineup = plan.route, Lineup(plan, self._pool, self)
         for span, message in zip(self.route, plan.messages(self.me), strict=True):
             self._hops.engage(span.peer, message)
-        await self._stands(self.lineup)
+        self._sure = 0
+        await self._connect_and_feed(self.lineup, start)
         self._hops.let_go(but={span.peer for span in self.route})
 
-    async def feed(self, start: int) -> None:
-        """Push again what was pushed of positions from `start` on."""
+    async def _connect_and_feed(self, lineup: Lineup, start: int) -> None:
+        feeding = asyncio.ensure_future(self._feed(lineup, start))
+        try:
+            await self._stands(lineup)
+            await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(self, lineup: Lineup, start: int) -> None:
+        """Push again what was pushed of positions from `start` on, once the first hop is connected."""
+        if start == self.end:
+            return
+        await lineup.first_stands.wait()
         async for hidden in self._inputs(start, self.end):
             start += hidden.specs[0].shape[0]
             last = start == self.end and self._wanted
@@ -280,6 +319,7 @@ class Chain:
             self._answer = output, payload
             if self._is_answered():
                 self._rollbacks.clear()
+                self._sure = self.end
                 self._patience.answered(asyncio.get_running_loop().time())
         through = (output.round, output.position + output.count)
         if self._through < through <= (self._round, self.end):
@@ -401,3 +441,4 @@ class Chain:
             task.result()
         finally:
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -7,10 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Protocol
 
 from gateway.swarm.chain import Chain
-from gateway.swarm.recovery import Standing, plan
+from gateway.swarm.faults import EDGE_CODES
+from gateway.swarm.recovery import plan
 from gateway.swarm.repair import Repair
 from gateway.swarm.routing import Candidate, Route, choose_route
 from gateway.swarm.slowness import worth_leaving
@@ -21,6 +23,8 @@ from shared.types import BlockRange, PeerId, Span
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
+BACK_OFF_S = 0.05
+SETTLE_S = 0.01
 MOVE_AGAIN_S = 2.0
 
 
@@ -74,15 +78,18 @@ class ChainFailover:
         """
         first = chain.troubles[0]
         logger.warning("session %s: %s", chain.session[:8], first)
-        chain.repair = repair = chain.repair or Repair(first.code, first.peer, chain.still_since or time.monotonic())
-        while True:
+        chain.repair = repair = chain.repair or _begun(first, chain.still_since)
+        if first.code in EDGE_CODES:
+            await asyncio.sleep(SETTLE_S)  # where the edge was lost because a hop died, its control link goes with it
+        for attempts in count():
             try:
-                repair.replayed_tokens += await self._attempt(chain)
+                repair.replayed_tokens += await self._attempt(chain, careless=attempts == 0)
                 return
             except HopFailed as error:
                 self._note(chain, error)
                 if repair.seconds > self._wait_s:
                     raise
+                await asyncio.sleep(min(attempts * BACK_OFF_S, LOOK_AGAIN_S))
             except (NoRoute, OutOfCache) as error:
                 self._check_hope(chain)
                 if repair.seconds > self._wait_s:
@@ -125,27 +132,26 @@ class ChainFailover:
         )  # fmt: skip
         self._on_repair(repair)
 
-    async def _attempt(self, chain: Chain, leaving: Collection[PeerId] = ()) -> int:
-        """One new epoch; the tokens that some hop has to run again. Raises HopFailed, NoRoute, OutOfCache."""
+    async def _attempt(self, chain: Chain, leaving: Collection[PeerId] = (), *, careless: bool = False) -> int:
+        """One new epoch; the tokens that some hop has to run again. Raises HopFailed, NoRoute, OutOfCache.
+
+        Hops are asked what they have, unless a `careless` attempt may go by what the last output tells.
+        """
         for error in chain.troubles:
             chain.faults.judge(error, chain.route)
             self._spares.blame(error)
         chain.troubles.clear()
-        look = await chain.look()
-        silent = {error.peer for error in chain.troubles if error.code == "deadline"}
-        if leaving and chain.troubles:
-            raise chain.troubles[0]
-        chain.troubles.clear()
         excluded = {*chain.faults.excluded, *leaving}
-        standings = {
-            peer: Standing(look.lengths[peer], report.shallowest, report.outbox_from)
-            for peer, report in look.reports.items()
-            if peer not in excluded
-        }
+        standings, silent = chain.certain() if careless else {}, set[PeerId]()
+        if not standings:
+            standings, silent = await chain.standings()
+            if leaving and chain.troubles:
+                raise chain.troubles[0]
+            chain.troubles.clear()
+        standings = {peer: standing for peer, standing in standings.items() if peer not in excluded}
         without = {*excluded, *silent, *standings}
         orders = plan(chain.route, standings, lambda blocks: self._spans(blocks, chain.asked, without), chain.answered)
-        await chain.line_up(orders)
-        await chain.feed(orders[0].length)
+        await chain.line_up(orders, orders[0].length)
         return chain.end - min(order.length for order in orders)
 
     def _spans(self, blocks: BlockRange, reserve: int, without: Collection[PeerId]) -> Route:
@@ -168,3 +174,10 @@ class ChainFailover:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_AGAIN_S):
                 await self._spares.changed()
+
+
+def _begun(error: HopFailed, still_since: float) -> Repair:
+    """A pause that was noticed now; the chain has stood still since a time by the monotonic clock."""
+    repair = Repair(error.code, error.peer, still_since)
+    repair.detection_s = repair.seconds
+    return repair

@@ -109,14 +109,18 @@ class Hops:
             pass
         return {peer: report for peer, report in self._reports.items() if report}, self._silent(asked)
 
+    def is_linked(self, peer: PeerId) -> bool:
+        """True while its control link stands."""
+        control = self._controls.get(peer)
+        return control is not None and control.connected
+
     def forward_s(self, peer: PeerId) -> float:
         """How long a forward of this peer should take, by its own word."""
         control = self._controls.get(peer)
         return 1 / control.pong.tokens_per_s if control and control.pong and control.pong.tokens_per_s else 0.0
 
     def _silent(self, asked: Collection[PeerId]) -> set[PeerId]:
-        linked = {peer for peer in asked if (control := self._controls.get(peer)) and control.connected}
-        return linked - set(self._reports)
+        return {peer for peer in asked if self.is_linked(peer)} - set(self._reports)
 
     def _send(self, peer: PeerId, message: Extend | Status) -> bool:
         """False where there is no link."""

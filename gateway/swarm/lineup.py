@@ -78,6 +78,7 @@ class Lineup:
         self.edges: dict[tuple[PeerId, Edge], DialledEdge] = {}
         self._pool = pool
         self._listener = listener
+        self.first_stands = asyncio.Event()
         self._ready = asyncio.Event()
 
     @property
@@ -117,6 +118,7 @@ class Lineup:
 
     async def _attach_first(self) -> None:
         await self._attach(self.first, "steps", on_room=self._listener.on_room)
+        self.first_stands.set()
 
     async def _attach_last(self) -> None:
         await self._attach(self.last, "outputs", on_output=self._listener.on_output)

@@ -16,6 +16,8 @@ class Repair:
     peer: PeerId
     began_at: float
     """By the monotonic clock."""
+    detection_s: float = 0.0
+    """Until it was known that something had failed."""
     is_move: bool = False
     replayed_tokens: int = 0
     """Run again, by the hop that ran most of them."""

@@ -15,7 +15,7 @@ from shared.pool import LinkPool
 from shared.types import PeerId
 from shared.wire import Warm
 
-AGAIN_S = 30.0
+AGAIN_S = 10.0
 PEERS_LIMIT = 8  # in one Warm
 
 

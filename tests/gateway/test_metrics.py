@@ -57,9 +57,9 @@ def test_the_queue_is_read_when_it_is_asked_for() -> None:
 def test_a_failover_is_counted_with_its_code_its_replay_and_its_pause() -> None:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
-    metrics.failover("lost", replayed_tokens=200, pause_s=0.7)
-    metrics.failover("lost", replayed_tokens=50, pause_s=0.1)
-    metrics.failover("not_finite", replayed_tokens=0, pause_s=0.2)
+    metrics.failover("lost", replayed_tokens=200, detection_s=0.1, pause_s=0.7)
+    metrics.failover("lost", replayed_tokens=50, detection_s=0.0, pause_s=0.1)
+    metrics.failover("not_finite", replayed_tokens=0, detection_s=0.0, pause_s=0.2)
     assert registry.get_sample_value("corolla_failovers_total", {"code": "lost"}) == 2
     assert registry.get_sample_value("corolla_failovers_total", {"code": "not_finite"}) == 1
     assert registry.get_sample_value("corolla_failover_replayed_tokens_total") == 250
@@ -85,7 +85,7 @@ def test_a_hop_cannot_make_labels() -> None:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
     for number in range(100):
-        metrics.failover(f"made up {number}", replayed_tokens=1, pause_s=1)
+        metrics.failover(f"made up {number}", replayed_tokens=1, detection_s=0.0, pause_s=1)
         metrics.moved(f"made up {number}")
     assert registry.get_sample_value("corolla_failovers_total", {"code": "other"}) == 100
     assert registry.get_sample_value("corolla_moves_total", {"reason": "other"}) == 100

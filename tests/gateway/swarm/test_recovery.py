@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -93,7 +93,9 @@ def one(blocks: BlockRange) -> Route:
 
 @pytest.mark.parametrize("replace", [one, split])
 @pytest.mark.parametrize("hops", range(1, 6))
-def test_the_new_route_has_all_blocks_and_every_hop_that_lives(hops: int, replace: type[one]) -> None:
+def test_the_new_route_has_all_blocks_and_every_hop_that_lives(
+    hops: int, replace: Callable[[BlockRange], Route]
+) -> None:
     for alive in itertools.product((True, False), repeat=hops):
         living = {span.peer: ALIVE for span, lives in zip(HOPS, alive, strict=False) if lives}
         orders = plan(HOPS[:hops], living, replace, END - 1)
