@@ -197,7 +197,7 @@ def parse(words: list[str] | None = None) -> Options:
     parser.add_argument("--ranges", type=int, default=3, help="equal parts of the model's blocks")
     parser.add_argument("--copies", type=int, default=3, help="peers with each range")
     parser.add_argument("--streams", type=int, default=3, help="at once, all the time")
-    parser.add_argument("--every-s", type=float, default=4.5, help="mean time from one fault to the next")
+    parser.add_argument("--every-s", type=float, default=5.5, help="mean time from one fault to the next")
     parser.add_argument("--no-spare", type=float, default=0.0, help="share of faults that hit all copies of a range")
     parser.add_argument("--kinds", type=_kinds, default=",".join(NATURES), help="of faults; unplug only with --wan")
     parser.add_argument("--wan", action="store_true", help="every node on a host of its own, behind a slow line (root)")

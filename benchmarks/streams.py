@@ -16,7 +16,7 @@ from benchmarks.prompts import Prompt, Prompts
 SILENCE_S = 60.0
 """A stream that brings neither a token nor its end for so long hangs."""
 
-SHORT, LONG = (24, 80), (300, 900)  # tokens of a prompt, at least and at most
+SHORT, LONG = (24, 80), (200, 500)  # tokens of a prompt, at least and at most
 LONG_SHARE, SAMPLED_SHARE = 0.25, 0.5
 ANSWER = (24, 192)
 TEMPERATURE = 0.8

@@ -9,16 +9,15 @@ from collections.abc import Callable
 from peer.scheduler import Scheduler
 from peer.sessions import Fail, Session, Sessions
 from shared.edges import ATTACH_S, Edge, Inlet, Outlet
-from shared.errors import CacheOverrun, CorollaError, FrameError, HopFailed, ProtocolError, Untimely
+from shared.errors import CacheOverrun, CorollaError, HopFailed, ProtocolError, Untimely
 from shared.links import Link
-from shared.tensors import WIDEST_BYTES, check_tensor
+from shared.tensors import check_step
 from shared.types import SessionId
-from shared.wire import PAYLOAD_LIMIT, Ack, AnyMessage, Attach, Attached, Detach, Failure, Step
+from shared.wire import Ack, AnyMessage, Attach, Attached, Detach, Failure, Step
 
 logger = logging.getLogger(__name__)
 
 WAITING_LIMIT = 1024
-MESSAGE_BYTES = 4096  # of a step, without its tensor: they stay in memory with it, and the window does not count them
 QUEUE_LIMIT = 4096  # steps of one session that wait
 
 
@@ -33,7 +32,7 @@ class AcceptedEdges:
         self._fail = fail
         self._on_room = on_room
         self._serves: dict[Link, tuple[Session, Edge]] = {}
-        self._waiting: dict[tuple[str, Edge], tuple[Link, Attach, float]] = {}
+        self._waiting: dict[Link, tuple[Attach, float]] = {}  # for the session to be opened, or redirected; since when
 
     def unbind(self, session: Session) -> None:
         """Let go of a session that has ended, and so of its cache, or that others are about to attach to."""
@@ -58,12 +57,12 @@ class AcceptedEdges:
             case Detach():
                 self._detach(link, message)
             case Failure():
-                logger.warning("%s ends its link: %s", link.peer, message.reason)
+                logger.info("%s ends its link: %.200r", link.peer, message.reason)
             case _:
                 raise ProtocolError(f"a {type(message).__name__} does not belong on a data link")
 
     def lost(self, link: Link, reason: str) -> None:
-        self._waiting = {key: waiting for key, waiting in self._waiting.items() if waiting[0] is not link}
+        self._waiting.pop(link, None)
         session, _ = self._serves.pop(link, (None, None))
         if session and not session.closed:
             if session.inlet and session.inlet.link is link:
@@ -72,12 +71,9 @@ class AcceptedEdges:
 
     def opened(self, session: Session) -> None:
         """Bind the edges that came before the session's Open, or before its Redirect."""
-        for edge in ("steps", "outputs"):
-            link, attach, _ = self._waiting.get((session.id, edge), (None, None, 0.0))
-            if not link or not attach or attach.epoch > session.cursor.epoch:
-                continue
-            del self._waiting[session.id, edge]
-            if not link.closed:
+        for link, (attach, _) in list(self._waiting.items()):
+            if attach.session == session.id and attach.epoch <= session.cursor.epoch:
+                del self._waiting[link]
                 try:
                     self._bind(session, link, attach)
                 except ProtocolError as error:
@@ -85,25 +81,23 @@ class AcceptedEdges:
 
     def expire(self, now: float) -> None:
         """Refuse edges whose session was never opened."""
-        for key, (link, _, since) in list(self._waiting.items()):
+        for link, (_, since) in list(self._waiting.items()):
             if now - since > ATTACH_S:
-                del self._waiting[key]
+                del self._waiting[link]
                 link.close("the session of this edge was never opened")
 
     def _attach(self, link: Link, attach: Attach) -> None:
         if link in self._serves:
             raise ProtocolError("this link serves another session")
-        key = (attach.session, attach.edge)
         session = self._sessions.get(SessionId(attach.session))
-        _, waiting, _ = self._waiting.get(key, (None, None, 0.0))
         if session and attach.epoch <= session.cursor.epoch:
             self._bind(session, link, attach)
-        elif any(each is link for each, _, _ in self._waiting.values()) or (waiting and waiting.epoch >= attach.epoch):
-            raise ProtocolError("this link, or another one for this edge, waits already")
+        elif link in self._waiting:
+            raise ProtocolError("this link waits for a session already")
         elif self._sessions.has_ended(attach.session, attach.epoch) or len(self._waiting) >= WAITING_LIMIT:
             link.send(Failure(code="closed", reason="this session has ended here", session=attach.session))
         else:
-            self._waiting[key] = (link, attach, time.monotonic())
+            self._waiting[link] = (attach, time.monotonic())
 
     def _bind(self, session: Session, link: Link, attach: Attach) -> None:
         if attach.epoch < session.cursor.epoch:  # the gateway has redirected this hop since, and soon the dialler too
@@ -111,8 +105,10 @@ class AcceptedEdges:
             return
         source = session.upstream if attach.edge == "steps" else session.gateway
         taken = session.inlet if attach.edge == "steps" else session.outlet
-        if link.peer != source:
-            raise ProtocolError(f"{link.peer} may not attach {attach.edge} to this session")
+        if link.peer != source:  # a gateway may have told each of us another story
+            reason = f"{link.peer} may not attach {attach.edge} to this session"
+            link.send(Failure(code="refused", reason=reason, session=session.id))
+            return
         if taken:
             raise Untimely(f"another link carries the {attach.edge} of this session")
         if attach.edge == "outputs" and session.downstream != session.gateway:
@@ -135,8 +131,9 @@ class AcceptedEdges:
         if edge != "steps" or session.inlet is None:
             raise ProtocolError("steps do not come on this edge")
         session.inlet.arrived(len(payload))
-        self._check_size(step, payload)
+        check_step(step, payload)
         try:
+            self._check_width(step)
             self._admit(session, session.inlet, step, payload)
         except CorollaError as error:
             self._fail(session, error)
@@ -146,14 +143,11 @@ class AcceptedEdges:
         session = self._sessions.get(SessionId(step.session))
         return session.cursor.is_over(step.epoch) if session else self._sessions.has_ended(step.session, step.epoch)
 
-    def _check_size(self, step: Step, payload: memoryview) -> None:
-        """Raises FrameError for bytes that are not the step's, or whose result would not fit into a frame."""
+    def _check_width(self, step: Step) -> None:
+        """Raises ProtocolError for hidden states of another model: a gateway may have put the wrong hops together."""
         width = self._scheduler.blocks.hidden_size
-        if memoryview(payload.obj).nbytes - len(payload) > MESSAGE_BYTES:
-            raise FrameError(f"a step's message has more than {MESSAGE_BYTES} bytes")
-        check_tensor(step.tensors, len(payload), (step.count, width))
-        if step.count * width * WIDEST_BYTES > PAYLOAD_LIMIT:
-            raise FrameError(f"a step of {step.count} tokens is too long for one frame")
+        if step.tensors[0].shape[1] != width:
+            raise ProtocolError(f"hidden states of {step.tensors[0].shape[1]} numbers come where {width} are expected")
 
     def _admit(self, session: Session, inlet: Inlet, step: Step, payload: memoryview) -> None:
         """Queue the step, unless it is late or nothing is taken now. Raises PositionGap, CacheOverrun."""
@@ -171,6 +165,7 @@ class AcceptedEdges:
             inlet.taken(len(payload))
 
     def _detach(self, link: Link, detach: Detach) -> None:
+        self._waiting.pop(link, None)
         session, _ = self._serves.get(link, (None, None))
         if session and session.id == detach.session:
             del self._serves[link]

@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from peer.accepted import AcceptedEdges
 from peer.gathering import Gathering
 from peer.model.blocks import Blocks
@@ -117,7 +119,7 @@ class PeerProtocol:
                         session.named_at = time.monotonic()
                 link.send(self._pong(message.number))
             case Failure():
-                logger.warning("%s says: %s", link.peer, message.reason)
+                logger.info("%s says: %.200r", link.peer, message.reason)
             case _:
                 raise ProtocolError(f"a {type(message).__name__} does not belong on a control link")
 
@@ -227,7 +229,8 @@ class PeerProtocol:
         try:
             self._opener.redirect(session, message)
         except CorollaError as error:
-            link.send(self._failure(session.id, error, session))
+            refusal = self._failure(session.id, error, session)
+            link.send(msgspec.structs.replace(refusal, peer=self._me, epoch=message.epoch))
             return
         self.scheduler.fenced(session)
         self._disconnect(session)
@@ -256,7 +259,7 @@ class PeerProtocol:
     async def _answer(self, link: Link, session: Session, answer: Opened | Redirected) -> None:
         try:
             await self._opener.connect(session)
-            link.send(answer)
+            link.tell(answer)
         except CorollaError as error:
             self.fail(session, error)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from peer.scheduler import Scheduler
 from peer.sessions import Session
 from shared.wire import Report
+
+NEVER_MS = 2**31 - 1
 
 
 def report(session: Session, number: int, scheduler: Scheduler) -> Report:
@@ -22,6 +26,7 @@ def report(session: Session, number: int, scheduler: Scheduler) -> Report:
         blocked=session.outlet is None
         or session.replay_from is not None
         or session.outlet.room < scheduler.token_bytes,
+        heard_ms=round(1000 * (time.monotonic() - session.inlet.link.heard_at)) if session.inlet else NEVER_MS,
         forward_ms=round(1000 * scheduler.forward_s),
         forwards=scheduler.forwards,
     )

@@ -138,7 +138,7 @@ class DialledEdge:
                 if not self._attached.done():
                     self._attached.set_result(None)
             case Failure() if message.session in (None, self._session):
-                self._fail(HopFailed(PeerId(message.peer or link.peer), message.code, message.reason, link.peer))
+                self._fail(HopFailed(link.peer, message.code, message.reason))  # whomever it names: it is its own word
             case Ack() | Output() | Step() | Attached() | Failure():
                 pass  # late words about the session that this link served before, or about this one's earlier epoch
             case _:
@@ -161,5 +161,5 @@ def as_hop_failure(error: CorollaError, peer: PeerId) -> HopFailed:
     """What went wrong on the way to `peer`, with the peer's name."""
     if isinstance(error, HopFailed):
         return error
-    code = {LinkLost: "unreachable", DeadlinePassed: "deadline"}.get(type(error), "refused")
+    code = {LinkLost: "unreachable", DeadlinePassed: "edge_silent"}.get(type(error), "refused")
     return HopFailed(peer, code, f"{peer}: {error}")

@@ -9,10 +9,13 @@ import torch
 
 from shared.errors import FrameError, HopFailed
 from shared.types import PeerId
-from shared.wire import TensorSpec
+from shared.wire import PAYLOAD_LIMIT, Step, TensorSpec
 
 WIDEST_BYTES = 4
 """Of one value on the wire, whatever the dtypes of the hops."""
+
+STEP_MESSAGE_BYTES = 4096
+"""Of a step's frame, without its tensor."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -43,6 +46,19 @@ def check_tensor(specs: tuple[TensorSpec, ...], size: int, shape: tuple[int, ...
     if math.prod(shape) * dtype.itemsize != size:
         raise FrameError(f"{size} bytes cannot be a {spec.dtype} tensor of shape {shape}")
     return dtype
+
+
+def check_step(step: Step, payload: memoryview) -> None:
+    """Raises FrameError for bytes that are not what the step says, or whose result would not fit into a frame.
+
+    What lies around the tensor stays in memory with it, and no window counts it: that is bounded too.
+    """
+    if memoryview(payload.obj).nbytes - len(payload) > STEP_MESSAGE_BYTES:
+        raise FrameError(f"a step's message has more than {STEP_MESSAGE_BYTES} bytes")
+    width = step.tensors[0].shape[-1] if step.tensors and step.tensors[0].shape else 0
+    check_tensor(step.tensors, len(payload), (step.count, width))
+    if not width or step.count * width * WIDEST_BYTES > PAYLOAD_LIMIT:
+        raise FrameError(f"a step of {step.count} tokens, {width} numbers each, has no place in one frame")
 
 
 def decode_hidden(encoded: Encoded, shape: tuple[int, ...]) -> torch.Tensor:

@@ -150,8 +150,8 @@ class Report(Message, frozen=True):
 
     The cache holds [0, `length`), last written in `round` of `epoch`, and can be cropped to 0 or to any position from
     `shallowest` on; the outbox holds what was made of [`outbox_from`, `length`). `queued` steps of the session wait, or
-    one is `running`; a hop that is `blocked` cannot send what it would make. `forward_ms` is the age of the forward
-    that runs now, whosever it is, `forwards` counts those that are over.
+    one is `running`; a hop that is `blocked` cannot send what it would make. `heard_ms` is how long ago the last byte
+    came from upstream, `forward_ms` the age of the forward that runs now, whosever it is; `forwards` are over.
     """
 
     session: Session
@@ -164,6 +164,7 @@ class Report(Message, frozen=True):
     queued: Count
     running: bool
     blocked: bool
+    heard_ms: Count
     forward_ms: Count
     forwards: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 

@@ -416,12 +416,13 @@ async def test_late_words_of_a_hop_that_was_replaced_change_nothing(site: Site) 
 
 def late_words(session: str) -> list[Any]:
     """What a hop of the first epoch may still say."""
-    report = {"round": 1, "length": 5, "shallowest": 0, "outbox_from": 0, "queued": 0, "forward_ms": 0, "forwards": 3}
+    report = {"round": 1, "length": 5, "shallowest": 0, "outbox_from": 0, "queued": 0}
+    pace = {"heard_ms": 0, "forward_ms": 0, "forwards": 3}
     return [
         Opened(session=session),
         Redirected(session=session, epoch=1),
         Failure(code="edge_lost", reason="a neighbour was lost", session=session, epoch=1, kept=True),
-        Report(session=session, number=1, epoch=1, running=False, blocked=False, **report),
+        Report(session=session, number=1, epoch=1, running=False, blocked=False, **report, **pace),
         Failure(code="closed", reason="no such session", session=session),
     ]
 

@@ -80,7 +80,7 @@ class Engine:
                 if lost == CHAINS_LIMIT:
                     raise
             except OutOfCache:
-                if len(ids) == len(prompt):
+                if len(ids) == len(prompt) or lost:
                     raise
                 return  # even idle, no peers could hold a longer text
             ahead = LOW_TOKENS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
@@ -65,6 +65,16 @@ class Admission:
     def arrive(self, model: Fingerprint, resuming: bool) -> Place:
         """A place for a request that comes now. It is good until the request is over: whoever is sent back keeps it."""
         return Place(not resuming, next(self._numbers), model, _now())
+
+    @contextmanager
+    def ahead(self, model: Fingerprint) -> Iterator[None]:
+        """While this lasts, requests for the model that have not begun wait: a broken chain needs the next room."""
+        line, place = self._lines[model], self.arrive(model, resuming=True)
+        insort(line, place)
+        try:
+            yield
+        finally:
+            self._leave(line, place)
 
     async def passes(self, place: Place, choose: Callable[[], T]) -> T:
         """What `choose` gives, when it is this place's turn and `choose` does not raise CacheFull any more.

@@ -12,11 +12,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from gateway.swarm.control import Control
 from gateway.swarm.faults import Faults, Look, suspect
 from gateway.swarm.hops import Hops
 from gateway.swarm.lineup import Lineup, Plan
 from gateway.swarm.patience import Patience
+from gateway.swarm.progress import Progress
 from gateway.swarm.recovery import Order, Standing
 from gateway.swarm.relay import RelayedEdges
 from gateway.swarm.repair import Repair
@@ -40,6 +43,7 @@ from shared.wire import (
 )
 
 OPEN_S = 10.0
+TROUBLES_LIMIT = 32  # more than that says nothing new
 LOOK_OUTPUTS = 16  # between two looks around
 
 OnHops = Callable[[PeerId, HopTime], None]
@@ -102,19 +106,14 @@ class Chain:
         self._on_hops = on_hops
         self.lineup: Lineup | None = None
         self._looked: Look | None = None  # since the chain last moved
-        self._answer: tuple[Output, memoryview] | None = None
         self._news = Changes()
         self._hops = Hops(self.session, controls, self, self._news)
         self._patience = Patience()
-        self._round = 0
-        self._rollbacks: list[tuple[int, int, int]] = []  # epoch, round, and the position where that began anew
         self._delivered = False  # the last answer has left, and was not rejected
         self._outputs = 0
+        self._edges_are_good = True  # none was found silent in this epoch
         self._decodes = False  # the step that was pushed last
-        self._through = (0, 0)  # round and position that the last hop has reached in this epoch
-        self._sure = 0  # what all hops of this epoch have run
-        self._wanted = False  # the row of the last position that was pushed
-        self.end = 0  # of what was pushed
+        self.progress = Progress()
         self.asked = 0  # tokens of cache that whoever joins the route has to hold
 
     async def open(self, fingerprint: Fingerprint, reserve: int, inputs: Inputs) -> None:
@@ -142,12 +141,7 @@ class Chain:
     def begin_round(self, position: int) -> None:
         """What is pushed from now on starts at `position`; a position below the end rolls the caches back."""
         self._accept()
-        self._round += 1
-        if position < self.end:
-            self._rollbacks.append((self.epoch, self._round, position))
-            self._sure = min(self._sure, position)
-        self.end = position
-        self._answer, self._wanted = None, False
+        self.progress.begin_round(position)
 
     @property
     def last_peer(self) -> PeerId:
@@ -159,9 +153,8 @@ class Chain:
 
         Waits for room in the window. A chain that breaks meanwhile gets them again when `output` makes it whole.
         """
-        position, count = self.end, hidden.specs[0].shape[0]
-        self.end += count
-        self._wanted = returns == "last"
+        position = self.progress.end
+        self.progress.pushed(hidden.specs[0].shape[0], returns)
         await self._push(position, hidden, returns)
 
     async def output(self, width: int) -> Encoded:
@@ -173,9 +166,9 @@ class Chain:
         while True:
             if self.leaving and not self.troubles and time.monotonic() > self.move_after:
                 await self._failover.move(self)
-            await self._until(self._is_answered)
-            if self._answer and self._is_answered():
-                (message, payload), self._answer = self._answer, None
+            await self._until(lambda: self.progress.is_out)
+            if self.progress.is_out:
+                message, payload = self.progress.take()
                 try:
                     check_tensor(message.tensors, len(payload), (1, width))
                     self._delivered = True
@@ -193,22 +186,17 @@ class Chain:
         """Free the caches on all hops and give the links back."""
         self._accept()
         if self.lineup:
-            self.lineup.close()
+            self.lineup.close(keep_links=self._edges_are_good)
         self._hops.let_go()
 
     # What recovery needs
-
-    @property
-    def answered(self) -> int:
-        """Of positions below, this gateway needs no output any more."""
-        return self.end - 1 if self._wanted else self.end
 
     async def look(self) -> Look:
         """What the hops say of the session; who is not linked, has lost it or does not answer in time is left out."""
         reports, silent = await self._hops.reports([span.peer for span in self.route])
         for peer in silent:
             self._trouble(HopFailed(peer, "deadline", f"{peer} does not say how far it is"))
-        return Look(reports, {peer: self._right(report) for peer, report in reports.items()})
+        return Look(reports, {peer: self.progress.right(report) for peer, report in reports.items()})
 
     def certain(self) -> dict[PeerId, Standing]:
         """What the hops that are linked must have, since what they made of it has come out: nobody needs to be asked.
@@ -216,9 +204,9 @@ class Chain:
         Empty where some may lack what was pushed, or where none has lost its link and so anyone may be at fault.
         """
         linked = [span.peer for span in self.route if self._hops.is_linked(span.peer)]
-        if self._sure < self.answered or len(linked) == len(self.route):
+        if not self.progress.is_certain or len(linked) == len(self.route):
             return {}
-        return {peer: Standing(self.answered, shallowest=0, outbox_from=0) for peer in linked}
+        return {peer: Standing(self.progress.answered, shallowest=0, outbox_from=0) for peer in linked}
 
     async def standings(self) -> tuple[dict[PeerId, Standing], set[PeerId]]:
         """What the hops say that they have, and who is linked and does not answer."""
@@ -237,18 +225,20 @@ class Chain:
         HopFailed.
         """
         if self.lineup:
-            self.lineup.close()
-        self.epoch += 1
-        self._round += 1
-        self._answer, self._looked, self._through = None, None, (0, 0)
+            self.lineup.close(keep_links=self._edges_are_good)
+        self.epoch = self.progress.begin_epoch()
+        self._looked, self._edges_are_good = None, True
         self.troubles.clear()
         self.speeds = HopSpeeds()
         plan = Plan(self.session, self._fingerprint, self.epoch, self.asked, orders, self.faults.relayed)
         self.route, self.lineup = plan.route, Lineup(plan, self._pool, self)
-        for span, message in zip(self.route, plan.messages(self.me), strict=True):
-            self._hops.engage(span.peer, message)
-        self._sure = 0
-        await self._connect_and_feed(self.lineup, start)
+        try:
+            for span, message in zip(self.route, plan.messages(self.me), strict=True):
+                self._hops.engage(span.peer, message)
+            await self._connect_and_feed(self.lineup, start)
+        except HopFailed:
+            self.epoch = self.progress.begin_epoch()  # what hops still wait for in this one is no fault of anybody's
+            raise
         self._hops.let_go(but={span.peer for span in self.route})
 
     async def _connect_and_feed(self, lineup: Lineup, start: int) -> None:
@@ -262,12 +252,13 @@ class Chain:
 
     async def _feed(self, lineup: Lineup, start: int) -> None:
         """Push again what was pushed of positions from `start` on, once the first hop is connected."""
-        if start == self.end:
+        end, wanted = self.progress.end, self.progress.wanted
+        if start == end:
             return
         await lineup.first_stands.wait()
-        async for hidden in self._inputs(start, self.end):
+        async for hidden in self._inputs(start, end):
             start += hidden.specs[0].shape[0]
-            last = start == self.end and self._wanted
+            last = start == end and wanted
             await self._push(start - hidden.specs[0].shape[0], hidden, "last" if last else "none")
 
     # What the control links tell
@@ -291,7 +282,7 @@ class Chain:
         self._news.notify()
 
     def hop_lost(self, peer: PeerId, reason: str) -> None:
-        self._hops.forget(peer)
+        self._hops.lost_link(peer)
         if any(span.peer == peer for span in self.route):
             self._trouble(HopFailed(peer, "lost", f"{peer} was lost: {reason}"))
         self._news.notify()
@@ -302,10 +293,7 @@ class Chain:
     # What the edges tell
 
     def on_output(self, output: Output, payload: memoryview) -> None:
-        """An output without rows says only how far the hops have come: a hop may cut a step into several.
-
-        Of a round one answer is kept at most, whatever the last hop sends.
-        """
+        """An output without rows says only how far the hops have come: a hop may cut a step into several."""
         assert self.lineup
         self.lineup.edges[self.last_peer, "outputs"].inlet.taken(len(payload))
         if output.epoch != self.epoch:
@@ -315,15 +303,9 @@ class Chain:
                 self._on_hops(span.peer, spent)
                 if self._decodes:
                     self.speeds.observe(span.peer, spent)
-        if output.round == self._round and output.count:
-            self._answer = output, payload
-            if self._is_answered():
-                self._rollbacks.clear()
-                self._sure = self.end
+        if self.progress.came(output, payload):
+            if self.progress.is_out:
                 self._patience.answered(asyncio.get_running_loop().time())
-        through = (output.round, output.position + output.count)
-        if self._through < through <= (self._round, self.end):
-            self._through = through
             self._moved()
 
     def on_room(self) -> None:
@@ -361,19 +343,25 @@ class Chain:
             return  # what broke in an earlier epoch is mended, or being mended
         if not failure.kept:
             self._hops.lost_session(peer)
-        self._trouble(HopFailed(PeerId(failure.peer or peer), failure.code, failure.reason, teller=peer))
+        blamed = PeerId(failure.peer or peer)
+        if blamed == self.me and self.lineup:
+            blamed = self.lineup.relays_for(peer) or blamed  # it has passed on what another hop made
+        if blamed not in self._beside(peer):
+            failure = msgspec.structs.replace(failure, code="protocol", reason=f"{peer} accuses {blamed}, far from it")
+            blamed = peer
+        self._trouble(HopFailed(blamed, failure.code, failure.reason, teller=peer))
+
+    def _beside(self, peer: PeerId) -> set[PeerId]:
+        """Of whom a hop can tell: itself, and the nodes before and after it."""
+        nodes = [self.me, *(span.peer for span in self.route), self.me]
+        around = (trio for trio in zip(nodes, nodes[1:], nodes[2:], strict=False) if trio[1] == peer)
+        return {peer, *(node for trio in around for node in trio)}
 
     def _trouble(self, error: HopFailed) -> None:
-        self.troubles.append(error)
+        if len(self.troubles) < TROUBLES_LIMIT:
+            self.troubles.append(error)
+        self._edges_are_good &= error.code != "edge_silent"
         self._news.notify()
-
-    def _is_answered(self) -> bool:
-        return self._answer is not None and self._answer[0].position + self._answer[0].count == self.end
-
-    def _right(self, report: Report) -> int:
-        """How much of a hop's cache is of the tokens that the session has now."""
-        ran = (report.epoch, report.round)
-        return min(report.length, *(begun for *when, begun in self._rollbacks if tuple(when) > ran), report.length)
 
     async def _push(self, position: int, hidden: Encoded, returns: Literal["none", "last"]) -> None:
         assert self.lineup
@@ -386,14 +374,14 @@ class Chain:
         step = Step(
             session=self.session,
             epoch=self.epoch,
-            round=self._round,
+            round=self.progress.round,
             position=position,
             count=specs[0].shape[0],
             returns=returns,
             tensors=specs,
         )
         self.still_since = time.monotonic()
-        self._decodes = step.count == 1
+        self._decodes = self.progress.decodes
         self._patience.pushed(asyncio.get_running_loop().time(), decodes=self._decodes)
         try:
             outlet.send(step, data)
@@ -423,7 +411,8 @@ class Chain:
         """Nothing has moved for longer than it should: ask everybody, and find who is at fault."""
         now = await self.look()
         if not self.troubles and len(now.reports) == len(self.route):
-            found = suspect(self.route, self.end, now, self._looked, self._hops.forward_s)
+            heard_s = self.lineup.output_heard_s() if self.lineup else 0.0
+            found = suspect(self.route, self.progress.end, now, self._looked, self._hops.forward_s, heard_s)
             if found:
                 self._trouble(found)
         self._looked = now

@@ -139,7 +139,10 @@ class Control:
             case Opened():
                 self._answered_open(SessionId(message.session))
                 self._tell_owner(message.session, message)
-            case Extended() | Redirected() | Report():
+            case Extended():
+                self._tell_owner(message.session, message)
+            case Redirected() | Report():
+                self._answered_open(SessionId(message.session))  # by orders that came after it
                 self._tell_owner(message.session, message)
             case Failure():
                 self._failure(message)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import count
 from typing import Protocol
 
@@ -26,6 +26,9 @@ LOOK_AGAIN_S = 1.0
 BACK_OFF_S = 0.05
 SETTLE_S = 0.01
 MOVE_AGAIN_S = 2.0
+SLOW = "slow"
+EPOCHS_LIMIT = 8
+"""So many times a chain is made whole, and fails again without an output, before the limit of time ends it."""
 
 
 OnRepair = Callable[[Repair], None]
@@ -63,13 +66,16 @@ class ChainFailover:
         spare_links: SpareLinks,
         wait_s: float,
         on_repair: OnRepair,
+        ahead: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`ahead` keeps new requests waiting for as long as its context lasts."""
         self._model = model
         self._blocks = BlockRange(0, blocks)
         self._spares = spares
         self._spare_links = spare_links
         self._wait_s = wait_s
         self._on_repair = on_repair
+        self._ahead = ahead
 
     async def recover(self, chain: Chain) -> None:
         """Give the chain hops in place of those that failed, and push again what they lack.
@@ -79,50 +85,73 @@ class ChainFailover:
         first = chain.troubles[0]
         logger.warning("session %s: %s", chain.session[:8], first)
         chain.repair = repair = chain.repair or _begun(first, chain.still_since)
+        repair.epochs += 1
+        if first.code == "cache_overrun":
+            raise ChainLost("a hop holds less than it promised")
+        if repair.epochs > EPOCHS_LIMIT and repair.seconds > self._wait_s:
+            raise first
         if first.code in EDGE_CODES:
             await asyncio.sleep(SETTLE_S)  # where the edge was lost because a hop died, its control link goes with it
+        with ExitStack() as waiting:
+            await self._until_lined_up(chain, repair, first, waiting)
+
+    async def _until_lined_up(self, chain: Chain, repair: Repair, first: HopFailed, waiting: ExitStack) -> None:
+        """Try until an epoch stands; whoever is `waiting` for room stands in line before new requests."""
+        uncovered_since: float | None = None
         for attempts in count():
             try:
                 repair.replayed_tokens += await self._attempt(chain, careless=attempts == 0)
                 return
             except HopFailed as error:
                 self._note(chain, error)
-                if repair.seconds > self._wait_s:
+                if attempts >= EPOCHS_LIMIT and repair.seconds > self._wait_s:
                     raise
+                uncovered_since = None
                 await asyncio.sleep(min(attempts * BACK_OFF_S, LOOK_AGAIN_S))
             except (NoRoute, OutOfCache) as error:
                 self._check_hope(chain)
-                if repair.seconds > self._wait_s:
+                chain.faults.excluded.clear()  # nobody else is there: any of them may be better by now
+                uncovered_since = uncovered_since or time.monotonic()
+                if time.monotonic() - uncovered_since > self._wait_s:
                     reason = f"{first}; no other peers took its place within {self._wait_s:g} s: {error}"
                     raise HopFailed(first.peer, first.code, reason) from error
+                if isinstance(error, OutOfCache):
+                    waiting.enter_context(self._ahead())
                 await self._change()
 
     async def move(self, chain: Chain) -> None:
         """Leave the hops in `chain.leaving`, if others can take their place now; else the chain stays as it is."""
-        chain.leaving = {span.peer: chain.leaving[span.peer] for span in chain.route if span.peer in chain.leaving}
         chain.move_after = time.monotonic() + MOVE_AGAIN_S
-        for peer, reason in list(chain.leaving.items())[:1]:
-            repair = Repair(reason, peer, time.monotonic(), is_move=True)
+        chain.leaving = {span.peer: chain.leaving[span.peer] for span in chain.route if span.peer in chain.leaving}
+        for peer, reason in sorted(chain.leaving.items(), key=lambda item: item[1])[
+            :1
+        ]:  # drained ones before slow ones
+            before, repair = chain.route, Repair(reason, peer, time.monotonic(), is_move=True)
             try:
-                repair.replayed_tokens = await self._attempt(chain, leaving=chain.leaving.keys())
+                repair.replayed_tokens = await self._attempt(chain, leaving={peer})
             except (NoRoute, OutOfCache):
                 return
             except HopFailed as error:
+                self._learn(chain, error)
+                chain.route = before  # whoever was to be left still has its cache
                 self._note(chain, error)
             else:
                 chain.repair = repair
 
     def look_around(self, chain: Chain) -> None:
         """Have links to spares, and remember how slow the hops are: the chain leaves one when that helps."""
+        chain.leaving = {peer: reason for peer, reason in chain.leaving.items() if reason != SLOW}
         candidates = self._spares.candidates()
         self._spare_links.prepare(chain.route, candidates)
         for span in chain.route:
             forward_s = chain.speeds.forward_s(span.peer)
             if forward_s is not None:
                 self._spares.ran(span, forward_s)
-        slow = worth_leaving(chain.route, chain.speeds, candidates, chain.end, chain.reserve - chain.end)
+        slow = worth_leaving(
+            chain.route, chain.speeds, candidates, chain.progress.end, chain.reserve - chain.progress.end
+        )
         if slow:
-            chain.leaving[slow] = "slow"
+            chain.leaving[slow] = SLOW
 
     def repaired(self, chain: Chain, repair: Repair) -> None:
         """The first output since has come."""
@@ -138,8 +167,7 @@ class ChainFailover:
         Hops are asked what they have, unless a `careless` attempt may go by what the last output tells.
         """
         for error in chain.troubles:
-            chain.faults.judge(error, chain.route)
-            self._spares.blame(error)
+            self._learn(chain, error)
         chain.troubles.clear()
         excluded = {*chain.faults.excluded, *leaving}
         standings, silent = chain.certain() if careless else {}, set[PeerId]()
@@ -148,16 +176,28 @@ class ChainFailover:
             if leaving and chain.troubles:
                 raise chain.troubles[0]
             chain.troubles.clear()
+        chain.faults.silent = silent
         standings = {peer: standing for peer, standing in standings.items() if peer not in excluded}
         without = {*excluded, *silent, *standings}
-        orders = plan(chain.route, standings, lambda blocks: self._spans(blocks, chain.asked, without), chain.answered)
+        progress = chain.progress
+
+        def replace(blocks: BlockRange) -> Route:
+            spans = self._spans(blocks, chain.asked, without)
+            without.update(span.peer for span in spans)  # nobody has two places in a chain
+            return spans
+
+        orders = plan(chain.route, standings, replace, progress.answered)
         await chain.line_up(orders, orders[0].length)
-        return chain.end - min(order.length for order in orders)
+        return progress.end - min(order.length for order in orders)
 
     def _spans(self, blocks: BlockRange, reserve: int, without: Collection[PeerId]) -> Route:
         """Raises NoRoute, OutOfCache."""
         candidates = [each for each in self._spares.candidates() if each.peer not in without]
         return choose_route(candidates, self._model, blocks, reserve)
+
+    def _learn(self, chain: Chain, error: HopFailed) -> None:
+        chain.faults.judge(error, chain.route)
+        self._spares.blame(error)
 
     def _note(self, chain: Chain, error: HopFailed) -> None:
         """What was raised counts as trouble, if nobody has told of it yet."""
@@ -167,7 +207,7 @@ class ChainFailover:
     def _check_hope(self, chain: Chain) -> None:
         """Raises ChainLost when other spans, of the hops that are left too, cover all blocks."""
         with suppress(NoRoute, OutOfCache):
-            self._spans(self._blocks, chain.asked, chain.faults.excluded.keys())
+            self._spans(self._blocks, chain.asked, {*chain.faults.excluded, *chain.faults.silent})
             raise ChainLost("what is left of the peers can only serve another chain")
 
     async def _change(self) -> None:

@@ -15,13 +15,13 @@ from shared.errors import HopFailed
 from shared.types import PeerId
 from shared.wire import Report
 
-ABSENT_CODES = frozenset({"lost", "closed", "out_of_cache", "leaving"})
-"""No fault: the peer is gone, or has no room, and is not chosen while that is so."""
 EDGE_CODES = frozenset({"unreachable", "edge_lost", "edge_silent", "stale"})
-AGAIN_CODES = frozenset({"gap", "crop_too_deep", "outbox_lost"})
+AGAIN_CODES = frozenset({"gap", "crop_too_deep", "outbox_lost", "closed", "out_of_cache", "leaving"})
 """What was true when the orders were given is not any more: with newer orders it may go well."""
 AGAIN_LIMIT = 2
 
+QUIET_S = 1.0
+"""An edge on which a byte came within this time carries something."""
 STUCK_S = 2.0
 STUCK_FORWARDS = 10  # times as long as a forward of this peer takes
 
@@ -33,6 +33,8 @@ class Faults:
     me: PeerId
     relayed: RelayedEdges
     excluded: dict[PeerId, HopFailed] = field(default_factory=dict)
+    silent: set[PeerId] = field(default_factory=set)
+    """Linked, and without an answer when hops were asked last."""
     _again: Counter[PeerId] = field(default_factory=Counter)
     _edges: Counter[tuple[PeerId, PeerId]] = field(default_factory=Counter)
     _complaints: Counter[PeerId] = field(default_factory=Counter)
@@ -54,7 +56,7 @@ class Faults:
         peers = [span.peer for span in route]
         teller = error.teller or self.me
         guilty = error.peer if error.peer in peers else teller
-        if error.code in ABSENT_CODES:
+        if error.code == "lost":
             return
         if error.code in EDGE_CODES:
             self._edge(teller, error)
@@ -69,7 +71,8 @@ class Faults:
         """Between `teller` and the peer that it tells of, whichever of them sends."""
         edge = (teller, error.peer)
         self._edges[edge] += 1
-        if error.code not in ("unreachable", "edge_silent") and self._edges[edge] == 1:
+        may_be_made_again = error.code != "unreachable" and (error.code != "edge_silent" or self.me in edge)
+        if may_be_made_again and self._edges[edge] == 1:
             return
         if self.me not in edge and edge not in self.relayed:
             self.relayed.add(edge)
@@ -92,13 +95,18 @@ class Look:
 
 
 def suspect(
-    route: Route, end: int, now: Look, earlier: Look | None, forward_s: Callable[[PeerId], float]
+    route: Route,
+    end: int,
+    now: Look,
+    earlier: Look | None,
+    forward_s: Callable[[PeerId], float],
+    output_heard_s: float,
 ) -> HopFailed | None:
     """What keeps the positions up to `end` from coming out; None where somebody works on them, or at a first look.
 
     The first hop that lacks some of them, and could go on, is looked at. One that has waiting steps is slow, or stuck
     when its forwards stand still; with one that has none the edge before it is at fault. `forward_s` is how long a
-    forward of a peer should take.
+    forward of a peer should take, `output_heard_s` how long ago the last byte came from the last hop.
     """
     previous: PeerId | None = None
     for span in route:
@@ -107,7 +115,7 @@ def suspect(
             before = earlier.reports.get(span.peer) if earlier and earlier.lengths.get(span.peer) == length else None
             return _at_fault(previous, span.peer, report, before, forward_s(span.peer))
         previous = span.peer
-    if earlier is None or earlier.lengths != now.lengths:
+    if earlier is None or earlier.lengths != now.lengths or output_heard_s < QUIET_S:
         return None
     last = route[-1].peer
     return HopFailed(last, "edge_silent", f"{last} says that it has sent its output, and it does not come")
@@ -123,6 +131,8 @@ def _at_fault(
     if before is None:
         return None
     if not (report.queued or report.running):
+        if report.heard_ms < 1000 * QUIET_S:
+            return None  # a long frame on a slow line
         return HopFailed(peer, "edge_silent", f"nothing comes from {previous or 'here'} to {peer}", previous)
     if report.forwards != before.forwards or report.forward_ms:
         return None  # slow, or busy with others

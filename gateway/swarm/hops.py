@@ -73,6 +73,10 @@ class Hops:
         self._reports[peer] = None
         self.forget(peer)
 
+    def lost_link(self, peer: PeerId) -> None:
+        """Nobody waits for its answers; what it holds it may still hold when it is back."""
+        del self._unextended[peer]
+
     def forget(self, peer: PeerId) -> None:
         """What it has promised is void, and nobody waits for its answers."""
         self._held.pop(peer, None)

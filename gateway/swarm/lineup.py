@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -105,12 +106,25 @@ class Lineup:
             for task in tasks:
                 task.cancel()
 
-    def close(self) -> None:
-        """Give the links back."""
+    def output_heard_s(self) -> float:
+        """How long ago the last byte came from the last hop, in seconds."""
+        edge = self.edges.get((self.last, "outputs"))
+        return time.monotonic() - edge.link.heard_at if edge else 0.0
+
+    def close(self, *, keep_links: bool) -> None:
+        """Let go of the edges; their links serve others, unless they may carry nothing any more."""
         for edge in self.edges.values():
-            if edge.detach():
+            if not edge.detach():
+                continue
+            if keep_links:
                 self._pool.release(edge.link)
+            else:
+                edge.link.close("an edge of this chain was silent")
         self.edges.clear()
+
+    def relays_for(self, receiver: PeerId) -> PeerId | None:
+        """Whose steps the gateway passes on to this hop, if it does."""
+        return next((sender for sender, to in self._relayed() if to == receiver), None)
 
     def _relayed(self) -> list[tuple[PeerId, PeerId]]:
         peers = [order.span.peer for order in self.plan.orders]
@@ -125,7 +139,7 @@ class Lineup:
 
     async def _relay(self, edge: tuple[PeerId, PeerId]) -> None:
         sender, receiver = edge
-        relay = Relay()
+        relay = Relay(lambda error: self._listener.on_edge_lost(as_hop_failure(error, sender)))
         source = self._attach(sender, "outputs", on_step=relay.take)
         target = self._attach(receiver, "steps", on_room=relay.go_on)
         relay.connect(*await asyncio.gather(source, target))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 from shared.edges import DialledEdge
-from shared.errors import LinkLost
+from shared.errors import FrameError, LinkLost
+from shared.tensors import check_step
 from shared.types import PeerId
 from shared.wire import Step
 
@@ -32,7 +34,8 @@ class RelayedEdges:
 class Relay:
     """Passes on steps in order, as the window of the next hop allows; that of the hop before bounds what waits here."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_bad_step: Callable[[FrameError], None]) -> None:
+        self._on_bad_step = on_bad_step
         self._edges: tuple[DialledEdge, DialledEdge] | None = None
         self._waiting: deque[tuple[Step, memoryview]] = deque()
 
@@ -42,7 +45,12 @@ class Relay:
         self.go_on()
 
     def take(self, step: Step, payload: memoryview) -> None:
-        """The hop before has sent this; the next one judges it."""
+        """The hop before has sent this: it must be what it says; the next one judges whether that is in order."""
+        try:
+            check_step(step, payload)
+        except FrameError as error:
+            self._on_bad_step(error)
+            return
         self._waiting.append((step, payload))
         self.go_on()
 

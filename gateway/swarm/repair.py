@@ -18,6 +18,8 @@ class Repair:
     """By the monotonic clock."""
     detection_s: float = 0.0
     """Until it was known that something had failed."""
+    epochs: int = 0
+    """How often the chain broke."""
     is_move: bool = False
     replayed_tokens: int = 0
     """Run again, by the hop that ran most of them."""

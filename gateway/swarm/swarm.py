@@ -6,13 +6,14 @@ import asyncio
 import functools
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from gateway.swarm.admission import Admission
 from gateway.swarm.chain import Chain, Inputs, OnHops
-from gateway.swarm.failover import ChainFailover, OnRepair
+from gateway.swarm.failover import LOOK_AGAIN_S, ChainFailover, OnRepair
 from gateway.swarm.peers import ModelPeers, Peers
 from gateway.swarm.relay import RelayedEdges
 from gateway.swarm.routing import check_possible, choose_route
@@ -82,12 +83,14 @@ class Swarm:
             chain.close()
 
     async def _open(self, model: Model, reserve: int, resuming: bool, inputs: Inputs) -> Chain:
-        check_possible(self._peers.candidates(model.fingerprint), model.id, BlockRange(0, model.blocks), reserve)
+        deadline = time.monotonic() + (self._wait_for_coverage_s if resuming else 0.0)
+        await self._until_possible(model, reserve, deadline)
         place = self._admission.arrive(model.fingerprint, resuming)
         refused: dict[PeerId, HopFailed] = {}
         failures: list[HopFailed] = []
-        while len(failures) < ATTEMPTS:
-            chain = await self._admission.passes(place, functools.partial(self._prepare, model, reserve, refused))
+        while len(failures) < ATTEMPTS or time.monotonic() < deadline:
+            prepare = functools.partial(self._prepare, model, reserve, dict(refused))
+            chain = await self._admission.passes(place, prepare)
             try:
                 await chain.open(model.fingerprint, reserve, inputs)
             except HopFailed as error:
@@ -108,6 +111,20 @@ class Swarm:
                 return chain
         raise failures[-1]
 
+    async def _until_possible(self, model: Model, reserve: int, deadline: float) -> None:
+        """Return when peers could hold the session, if they held no other. Raises NoRoute, OutOfCache."""
+        while True:
+            try:
+                return check_possible(
+                    self._peers.candidates(model.fingerprint), model.id, BlockRange(0, model.blocks), reserve
+                )
+            except NoRoute:
+                if time.monotonic() >= deadline:
+                    raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._peers.changes.wait()
+
     def _prepare(self, model: Model, reserve: int, refused: Mapping[PeerId, HopFailed]) -> Chain:
         """A chain that is not opened yet, over peers that have not refused. Raises NoRoute, OutOfCache, CacheFull."""
         candidates = [each for each in self._peers.candidates(model.fingerprint) if each.peer not in refused]
@@ -121,6 +138,12 @@ class Swarm:
             raise
         spares = ModelPeers(self._peers, model.fingerprint)
         failover = ChainFailover(
-            model.id, model.blocks, spares, self._spare_links, self._wait_for_coverage_s, self._on_repair
+            model.id,
+            model.blocks,
+            spares,
+            self._spare_links,
+            self._wait_for_coverage_s,
+            self._on_repair,
+            functools.partial(self._admission.ahead, model.fingerprint),
         )
         return Chain(self._me, route, self._peers.controls, self._pool, failover, self._relayed, self._on_hops)

@@ -33,14 +33,15 @@ class Conduct:
         self._told: Counter[Kind] = Counter()
 
     def admits(self, source: PeerId) -> bool:
-        """False for a message of a neighbour that is shunned, or floods and therefore is from now on."""
+        """False for a message of a neighbour that is shunned, or that sends too many.
+
+        What is too much is dropped, and no more: a neighbour passes on what many others say, each within the rules.
+        """
         if source in self._refusals.peers:
             return False
         granted = self._messages.take(source)
         if not granted:
-            self._refusals.by_peer(
-                source, "flood", f"as a neighbour it sends more than {MESSAGES_PER_S} messages a second"
-            )
+            self._refusals.count("flood", f"{source} sends more than {MESSAGES_PER_S} messages a second")
         return granted
 
     def hears(self, announcer: PeerId) -> bool:

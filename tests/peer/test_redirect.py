@@ -252,7 +252,7 @@ async def test_an_order_that_cannot_be_is_refused_and_the_session_goes_on(
     await gateway.rows(0, 8)
     gateway.redirect(length, forward_from=0, epoch=epoch)
     failure = await gateway.next(Failure)
-    assert (failure.code, failure.kept, failure.epoch) == ("protocol", True, 1)
+    assert (failure.code, failure.kept, failure.epoch) == ("protocol", True, epoch)
     gateway.push(hidden[8:10], 8)
     assert same(await gateway.rows(8, 10), right[8:10])
 

@@ -61,7 +61,7 @@ MESSAGES: tuple[Message, ...] = (
     Status(session=SESSION, number=1),
     Report(
         session=SESSION, number=1, epoch=1, round=2, length=3, shallowest=0, outbox_from=0, queued=1, running=True,
-        blocked=False, forward_ms=5, forwards=6
+        blocked=False, heard_ms=4, forward_ms=5, forwards=6
     ),
     Redirect(session=SESSION, epoch=2, upstream=PEER, downstream=PEER, length=3, forward_from=0),
     Redirected(session=SESSION, epoch=2),

@@ -78,13 +78,13 @@ def test_who_passes_on_what_is_signed_but_cannot_be_accepted_here_is_heard_as_be
     assert conduct.admits(EVE.peer)
 
 
-def test_a_neighbour_that_floods_is_shunned_and_others_are_heard(conduct: Conduct, clock: Clock) -> None:
+def test_what_a_neighbour_sends_too_much_of_is_dropped_and_it_is_not_shunned(conduct: Conduct, clock: Clock) -> None:
+    """It passes on what many say: each of them may be within the rules."""
     assert all(conduct.admits(EVE.peer) for _ in range(MESSAGES_BURST))
-    for _ in range(1000):
-        assert not conduct.admits(EVE.peer)
-    assert conduct.news() == {"flood": 1}
+    assert not any(conduct.admits(EVE.peer) for _ in range(100))
+    assert conduct.news() == {"flood": 100}
     assert conduct.admits(ANN.peer)
-    clock.now += 6
+    clock.now += 1
     assert conduct.admits(EVE.peer)
 
 
