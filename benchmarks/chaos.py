@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from benchmarks.havoc import Event, Havoc
 from benchmarks.hosts import Line, running_hosts
 from benchmarks.nodes import local_checkpoint
 from benchmarks.prompts import Prompts, counted_by
+from benchmarks.publish import publish
 from benchmarks.stream import machine
 from benchmarks.streams import Stream, Streams
 from benchmarks.teacher import Teacher
@@ -181,10 +181,7 @@ def main() -> None:
         sys.exit(str(error))
     torch.set_num_threads(CHECK_THREADS)
     found = found_in(options, run, wrong_streams(Teacher(checkpoint.directory), run))
-    print("\n".join(table(found)))
-    if options.json:
-        options.json.write_text(json.dumps(found.as_json(), indent=1))
-        say(f"written to {options.json}")
+    publish(table(found), found.as_json(), options.json)
     sys.exit(not found.passed)
 
 

@@ -7,7 +7,6 @@ pause is the largest gap between two pieces of the answer after that, at the cli
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from benchmarks.fleet import Fleet, Shape, running_fleet
 from benchmarks.hosts import Line, running_hosts
 from benchmarks.nodes import local_checkpoint
 from benchmarks.prompts import Prompts, counted_by
+from benchmarks.publish import publish
 from benchmarks.recovery import Prediction, Replay, predict
 from benchmarks.report import number, row
 from benchmarks.stream import machine
@@ -168,10 +168,7 @@ def main() -> None:
         figures = uvloop.run(measure(options))
     except (CorollaError, EndpointFailed) as error:
         sys.exit(str(error))
-    print("\n".join(tables(figures)))
-    if options.json:
-        options.json.write_text(json.dumps(figures.as_json(), indent=1))
-        say(f"written to {options.json}")
+    publish(tables(figures), figures.as_json(), options.json)
     sys.exit(any(found.failed for found in figures.cases.values()))
 
 

@@ -7,7 +7,6 @@ docs/benchmarks.md says what each figure is.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -19,9 +18,10 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from benchmarks.bench import Options, say, standing
+from benchmarks.bench import Options, standing
 from benchmarks.client import EndpointFailed
 from benchmarks.nodes import demo_start_s
+from benchmarks.publish import publish
 from benchmarks.report import Figures, tables
 from shared.errors import CorollaError
 
@@ -59,10 +59,7 @@ def main() -> None:
         figures = uvloop.run(measure(options))
     except (CorollaError, EndpointFailed) as error:
         sys.exit(str(error))
-    print("\n".join(tables(figures)))
-    if options.json:
-        options.json.write_text(json.dumps(figures.as_json(), indent=1))
-        say(f"written to {options.json}")
+    publish(tables(figures), figures.as_json(), options.json)
 
 
 def parse(words: list[str] | None = None) -> Options:

@@ -28,6 +28,7 @@ class Holdings:
     free_cache_tokens: int = 0
     outbox_bytes: int = 0
     used_outbox_bytes: int = 0
+    late_frames: int = 0
 
     @property
     def used(self) -> float:
@@ -47,6 +48,7 @@ def holdings_of(sessions: Sessions) -> Holdings:
         free_cache_tokens=budget.free_tokens,
         outbox_bytes=sessions.outboxes.total,
         used_outbox_bytes=sessions.outboxes.used,
+        late_frames=sessions.late_frames,
     )
 
 
@@ -127,4 +129,6 @@ class PeerMetrics(Collector):
         wire = CounterMetricFamily("corolla_peer_wire_bytes", "Frames on links, before TLS.", labels=("direction",))
         wire.add_metric(("in",), self._traffic.received_bytes)
         wire.add_metric(("out",), self._traffic.sent_bytes)
-        return tokens, wire
+        late = CounterMetricFamily("corolla_peer_late_frames", "Frames of earlier epochs or rounds, dropped.")
+        late.add_metric((), self.holdings().late_frames)
+        return tokens, wire, late

@@ -114,6 +114,7 @@ class Sessions:
     def __init__(self, budget: CacheBudget, outboxes: OutboxBudget, on_budget: Callable[[PeerId], None]) -> None:
         self.budget = budget
         self.outboxes = outboxes
+        self._late_frames = 0  # of sessions that are gone
         self._on_budget = on_budget
         self._sessions: dict[SessionId, Session] = {}
         self._ending: set[Session] = set()  # a forward uses them still, and they have been opened anew
@@ -129,6 +130,11 @@ class Sessions:
     def room_tokens(self) -> int:
         """The longest session that can be opened now."""
         return self.budget.room_tokens if len(self) < SESSIONS_LIMIT else 0
+
+    @property
+    def late_frames(self) -> int:
+        """Frames that came too late to be taken, of all sessions so far."""
+        return self._late_frames + sum(session.cursor.dropped for session in self._sessions.values())
 
     def get(self, session: SessionId) -> Session | None:
         """The session with this id, unless it has ended."""
@@ -177,6 +183,7 @@ class Sessions:
             self._ending.remove(session)
         else:
             return
+        self._late_frames += session.cursor.dropped
         self.budget.release(session.cache_bytes)
         self.outboxes.forget(session.outbox)
         self._on_budget(session.gateway)

@@ -12,6 +12,8 @@ from tests.streams import Stream
 from tests.swarm import Node, Swarm, running_swarm
 from tests.tiny_models import make_tiny_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 500
 MESSAGES = [{"role": "user", "content": "Tell me about petals."}]
 

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +189,18 @@ def trial(swarm: Swarm, teacher: Teacher, undisturbed: dict[str, list[int]]) -> 
     return Trial(swarm, teacher, undisturbed)
 
 
+OTHER_MOMENTS = [
+    pytest.param(hop, moment, marks=pytest.mark.slow)
+    for hop, moment in product(HOPS, (PREFILL, 1, 50))
+    if (hop, moment) not in ((FIRST, PREFILL), (MIDDLE, 1), (LAST, 50))
+]
+
+
 def prompt_for(moment: int) -> tuple[str, SamplingParams]:
     return (LONG_PROMPT, SAMPLED) if moment == PREFILL else (SHORT_PROMPT, GREEDY)
 
 
-@pytest.mark.parametrize("hop", HOPS)
-@pytest.mark.parametrize("moment", [PREFILL, 1, 50])
+@pytest.mark.parametrize(("hop", "moment"), [(FIRST, PREFILL), (MIDDLE, 1), (LAST, 50), *OTHER_MOMENTS])
 def test_a_killed_hop_costs_a_pause_and_no_token(copies: Copies, trial: Trial, hop: str, moment: int) -> None:
     copies.until_spared(hop)
     trial.begin(*prompt_for(moment))
@@ -203,7 +210,7 @@ def test_a_killed_hop_costs_a_pause_and_no_token(copies: Copies, trial: Trial, h
     trial.passes()
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", [MIDDLE, *(pytest.param(hop, marks=pytest.mark.slow) for hop in (FIRST, LAST))])
 def test_a_frozen_hop_is_replaced_and_changes_nothing_when_it_wakes(copies: Copies, trial: Trial, hop: str) -> None:
     copies.until_spared(hop)
     stream = trial.begin()

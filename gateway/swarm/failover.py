@@ -27,7 +27,7 @@ BACK_OFF_S = 0.05
 SETTLE_S = 0.01
 MOVE_AGAIN_S = 2.0
 SLOW = "slow"
-EPOCHS_LIMIT = 8
+EPOCHS_LIMIT = 20
 """So many times a chain is made whole, and fails again without an output, before the limit of time ends it."""
 
 
@@ -92,12 +92,12 @@ class ChainFailover:
             raise first
         if first.code in EDGE_CODES:
             await asyncio.sleep(SETTLE_S)  # where the edge was lost because a hop died, its control link goes with it
-        with ExitStack() as waiting:
-            await self._until_lined_up(chain, repair, first, waiting)
+        with ExitStack() as line:
+            await self._until_lined_up(chain, repair, first, line)
 
-    async def _until_lined_up(self, chain: Chain, repair: Repair, first: HopFailed, waiting: ExitStack) -> None:
-        """Try until an epoch stands; whoever is `waiting` for room stands in line before new requests."""
-        uncovered_since: float | None = None
+    async def _until_lined_up(self, chain: Chain, repair: Repair, first: HopFailed, line: ExitStack) -> None:
+        """Try until an epoch stands. A chain that lacks room stands in `line` for it, before new requests."""
+        uncovered_since, in_line = None, False
         for attempts in count():
             try:
                 repair.replayed_tokens += await self._attempt(chain, careless=attempts == 0)
@@ -115,28 +115,29 @@ class ChainFailover:
                 if time.monotonic() - uncovered_since > self._wait_s:
                     reason = f"{first}; no other peers took its place within {self._wait_s:g} s: {error}"
                     raise HopFailed(first.peer, first.code, reason) from error
-                if isinstance(error, OutOfCache):
-                    waiting.enter_context(self._ahead())
+                if isinstance(error, OutOfCache) and not in_line:
+                    in_line = True
+                    line.enter_context(self._ahead())
                 await self._change()
 
     async def move(self, chain: Chain) -> None:
         """Leave the hops in `chain.leaving`, if others can take their place now; else the chain stays as it is."""
         chain.move_after = time.monotonic() + MOVE_AGAIN_S
         chain.leaving = {span.peer: chain.leaving[span.peer] for span in chain.route if span.peer in chain.leaving}
-        for peer, reason in sorted(chain.leaving.items(), key=lambda item: item[1])[
-            :1
-        ]:  # drained ones before slow ones
-            before, repair = chain.route, Repair(reason, peer, time.monotonic(), is_move=True)
-            try:
-                repair.replayed_tokens = await self._attempt(chain, leaving={peer})
-            except (NoRoute, OutOfCache):
-                return
-            except HopFailed as error:
-                self._learn(chain, error)
-                chain.route = before  # whoever was to be left still has its cache
-                self._note(chain, error)
-            else:
-                chain.repair = repair
+        if not chain.leaving:
+            return
+        peer = min(chain.leaving, key=lambda each: chain.leaving[each] == SLOW)  # who drains goes first
+        before, repair = chain.route, Repair(chain.leaving[peer], peer, time.monotonic(), is_move=True)
+        try:
+            repair.replayed_tokens = await self._attempt(chain, leaving={peer})
+        except (NoRoute, OutOfCache):
+            return
+        except HopFailed as error:
+            self._learn(chain, error)
+            chain.route = before  # whoever was to be left still has its cache
+            self._note(chain, error)
+        else:
+            chain.repair = repair
 
     def look_around(self, chain: Chain) -> None:
         """Have links to spares, and remember how slow the hops are: the chain leaves one when that helps."""
