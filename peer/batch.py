@@ -48,6 +48,14 @@ def is_decode(waiting: Waiting) -> bool:
     return waiting.step.count <= DECODE_TOKENS and waiting.step.returns != "none"
 
 
+def is_rebuilt(session: Session) -> bool:
+    """True when what waits was run before, by a hop whose place this one has taken: no hop after it waits for it."""
+    if not session.queue:
+        return False
+    step = session.queue[0].step
+    return step.round == 0 or step.position < session.forward_from
+
+
 def plan(sessions: Iterable[Session], prefill_tokens: int, token_bytes: int) -> list[Share]:
     """The shares of the next forward: all decode steps, and of prompts `prefill_tokens` together, in the order given.
 

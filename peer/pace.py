@@ -12,6 +12,9 @@ from peer.model.cache import SessionCache
 PREFILL_S = 0.05
 """Seconds that a prompt may add to a forward, where a decode step takes less."""
 
+REBUILD_S = 0.25
+"""The same where nobody waits for anything but a cache that is built anew: larger forwards take less for a token."""
+
 _PROMPT_TOKENS = 64
 _PROMPTS, _STEPS = 4, 9
 _WEIGHT = 0.2  # of the newest forward in the running means
@@ -38,9 +41,9 @@ class Pace:
         """Seconds that a token of a prompt adds to a forward now."""
         return self._slowness * self._token_s
 
-    def prefill_tokens(self) -> int:
-        """Prompt tokens for one forward: predicted to add as long as a decode step or PREFILL_S, at least one."""
-        return max(1, int(max(self.decode_s, PREFILL_S) / self.token_s))
+    def prefill_tokens(self, at_least_s: float = PREFILL_S) -> int:
+        """Prompt tokens for one forward: predicted to add as long as a decode step or `at_least_s`, at least one."""
+        return max(1, int(max(self.decode_s, at_least_s) / self.token_s))
 
     def observe(self, tokens: int, prefill_tokens: int, seconds: float) -> None:
         """A forward with so many tokens, some of which were a prompt's, has taken `seconds`."""

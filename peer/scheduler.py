@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from peer.batch import Share, plan
+from peer.batch import Share, is_rebuilt, plan
 from peer.gathering import Gathering
 from peer.model.blocks import Blocks
-from peer.pace import Pace
+from peer.pace import REBUILD_S, Pace
 from peer.runner import Results, Runner
 from peer.sessions import Fail, Session, Sessions, Waiting
 from peer.turns import Turns
@@ -129,7 +129,9 @@ class Scheduler:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _plan(self, sessions: Sequence[Session]) -> list[Share]:
-        return plan(sessions, self._pace.prefill_tokens(), self.token_bytes)
+        alone = len(sessions) == len(self._sessions) and all(is_rebuilt(session) for session in sessions)
+        tokens = self._pace.prefill_tokens(REBUILD_S) if alone else self._pace.prefill_tokens()
+        return plan(sessions, tokens, self.token_bytes)
 
     async def _serve(self, shares: list[Share]) -> None:
         self._running = [share.session for share in shares]

@@ -170,6 +170,20 @@ async def test_no_forward_takes_more_of_prompts_than_its_time(blocks: Blocks) ->
     assert decoded_in == (0 if blocks.batches else 3)
 
 
+@pytest.mark.parametrize(("others", "most"), [(0, 200), (1, 40)])
+async def test_a_cache_that_is_built_anew_takes_larger_forwards_while_nobody_else_is_there(
+    blocks: Blocks, others: int, most: int
+) -> None:
+    peer = Peer(blocks)
+    session, out = peer.open(9)
+    for number in range(others):
+        peer.open(number)
+    peer.step(session, torch.randn(200, 64), 0, round_=0, returns="none")
+    async with peer.running():
+        await out.rows(200)
+    assert peer.forwards[0].prefill_tokens == most
+
+
 async def test_the_last_hop_answers_every_slice_and_returns_the_last_row(blocks: Blocks) -> None:
     peer = Peer(blocks)
     hidden = torch.randn(100, 64)
