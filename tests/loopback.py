@@ -27,6 +27,7 @@ from shared.types import BlockRange, Fingerprint, PeerId
 ALONE = Gathering(lambda: False, at_once=1)
 
 SWARM = "loopback"
+PIECE_BYTES = 2**13  # that a wire passes on at once
 FINGERPRINT = Fingerprint("f" * 64)
 
 Addresses = dict[PeerId, list[tuple[str, int]]]
@@ -134,6 +135,7 @@ class Wire:
         self._port = port
         self._passes = asyncio.Event()
         self._passes.set()
+        self._bytes_per_s = math.inf
         self._ends: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -157,6 +159,10 @@ class Wire:
         """Pass on what was kept."""
         self._passes.set()
 
+    def slow_down(self, bytes_per_s: float) -> None:
+        """From now on pass on so much in each direction of each connection."""
+        self._bytes_per_s = bytes_per_s
+
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
         for source, target in ((reader, back), (there, writer)):
@@ -169,6 +175,7 @@ class Wire:
             while data := await _read(source):
                 await self._passes.wait()
                 target.write(data)
+                await asyncio.sleep(len(data) / self._bytes_per_s)
             await self._passes.wait()
         finally:
             target.close()
@@ -177,7 +184,7 @@ class Wire:
 async def _read(source: asyncio.StreamReader) -> bytes:
     """Nothing when the connection has ended, however."""
     try:
-        return await source.read(2**16)
+        return await source.read(PIECE_BYTES)
     except ConnectionError:
         return b""
 

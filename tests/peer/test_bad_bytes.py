@@ -149,6 +149,18 @@ async def test_a_gateway_that_ends_and_starts_again_is_welcome(liar: Liar, end: 
     assert not liar.peer.listener.refusals.counted
 
 
+async def test_hidden_states_of_another_width_fail_the_session_and_not_the_link(liar: Liar) -> None:
+    """Whoever passes them on may be honest: a gateway has put hops of two models together."""
+    specs, data = encode_hidden(torch.ones(1, HIDDEN // 2))
+    liar.write(changed(data, tensors=specs))
+    failure = await liar.hears(Failure)
+    assert (failure.session, failure.code, failure.kept) == (SESSION, "protocol", True)
+    liar.link.send(Ping(number=7))
+    assert (await liar.hears(Pong)).sessions == 1
+    assert not liar.edges[0].link.closed
+    assert not liar.peer.listener.refusals.counted
+
+
 async def test_a_step_that_leaves_a_gap_is_told_with_the_name_of_its_sender(liar: Liar) -> None:
     liar.write(changed(position=1))
     failure = await liar.hears(Failure)

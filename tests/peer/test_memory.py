@@ -4,7 +4,7 @@ import click
 import pytest
 
 from peer.__main__ import start
-from peer.memory import GB, LEAST_TOKENS, TOKENS_LIMIT, MemoryCap, MemoryLimit, cache_tokens
+from peer.memory import GB, LEAST_TOKENS, TOKENS_LIMIT, MemoryCap, MemoryLimit, cache_tokens, outbox_bytes
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,9 @@ def test_the_flags_are_parsed_from_words() -> None:
     for flags in (("--memory", "150%"), ("--cache-tokens", "0"), ("--cache-tokens", "many")):
         with pytest.raises(click.BadParameter):
             told(*flags)
+
+
+def test_outboxes_take_what_they_need_of_a_tenth_or_what_they_are_told() -> None:
+    assert outbox_bytes(100 * GB, 200 * GB, GB, None) == GB
+    assert outbox_bytes(100 * GB, 200 * GB, 50 * GB, None) == 10 * GB
+    assert outbox_bytes(100 * GB, 200 * GB, GB, MemoryCap.parse("1%")) == 2 * GB

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from peer.sessions import Session
-from shared.edges import DialledEdge
+from shared.edges import DialledEdge, Edge
 from shared.errors import HopFailed
 from shared.identity import Identity
 from shared.links import Link
@@ -60,6 +60,7 @@ class Gateway:
         self.pool = LinkPool(Dialler(self.identity, SWARM, lambda peer: addresses[peer]))
         self.said: asyncio.Queue[AnyMessage] = asyncio.Queue()
         self.made: asyncio.Queue[tuple[Step, memoryview]] = asyncio.Queue()
+        self.lost_edges: list[HopFailed] = []
         self._dialler = Dialler(self.identity, SWARM, lambda peer: addresses[peer])
 
     @property
@@ -161,7 +162,8 @@ class Gateway:
 
     def lost(self, link: Link, reason: str) -> None: ...
 
-    def lost_edge(self, error: HopFailed) -> None: ...
+    def lost_edge(self, error: HopFailed) -> None:
+        self.lost_edges.append(error)
 
 
 @pytest.fixture
@@ -291,6 +293,50 @@ async def test_an_edge_of_a_later_epoch_waits_for_the_redirect(
     gateway.steps, gateway.outputs, gateway.epoch = steps, outputs, 2
     gateway.push(hidden[9:12], 9)
     assert same(await gateway.rows(9, 12), right[9:12])
+
+
+async def test_edges_of_two_later_epochs_wait_side_by_side(
+    gateway: Gateway, hidden: torch.Tensor, right: torch.Tensor
+) -> None:
+    edges = {epoch: (await gateway.edge(epoch), await gateway.edge(epoch)) for epoch in (2, 3)}
+    attaching = {
+        epoch: asyncio.gather(steps.attach("steps"), outputs.attach("outputs"))
+        for epoch, (steps, outputs) in edges.items()
+    }
+    await soon(lambda: len(gateway.peer.protocol.accepted._waiting) == 4)
+    for epoch in (2, 3):
+        gateway.redirect(0, forward_from=0, epoch=epoch)
+        await asyncio.wait_for(attaching[epoch], 5)
+        assert (await gateway.next(Redirected)).epoch == epoch
+    gateway.epoch, (gateway.steps, gateway.outputs) = 3, edges[3]
+    gateway.push(hidden[:8], 0)
+    assert same(await gateway.rows(0, 8), right[:8])
+
+
+@pytest.mark.parametrize("carries", ["steps", "outputs"])
+async def test_a_stranger_that_attaches_is_refused_on_its_link_and_shunned_by_nobody(
+    gateway: Gateway, hidden: torch.Tensor, right: torch.Tensor, carries: Edge
+) -> None:
+    """Another gateway may have sent it here."""
+    stranger = Gateway(gateway.peer, {gateway.peer.peer: [("127.0.0.1", gateway.peer.listener.port)]})
+    edge = await stranger.edge(1)
+    with pytest.raises(HopFailed, match="may not attach") as failure:
+        await edge.attach(carries)
+    assert failure.value.code == "refused"
+    assert not edge.link.closed
+    assert not gateway.peer.listener.refusals.counted
+    gateway.push(hidden[:8], 0)
+    assert same(await gateway.rows(0, 8), right[:8])
+    edge.detach()
+
+
+async def test_a_failure_on_a_data_link_that_names_others_is_held_against_who_says_it(gateway: Gateway) -> None:
+    assert gateway.session.inlet
+    accusation = Failure(code="not_finite", reason="it was not me", session=SESSION, peer=Identity.create().peer)
+    gateway.session.inlet.link.send(accusation)
+    await soon(lambda: gateway.lost_edges)
+    (error,) = gateway.lost_edges
+    assert (error.code, error.peer, error.teller) == ("not_finite", gateway.peer.peer, None)
 
 
 async def test_an_edge_of_an_earlier_epoch_is_refused_as_stale(gateway: Gateway) -> None:

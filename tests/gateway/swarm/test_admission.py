@@ -100,6 +100,35 @@ async def test_a_stream_that_goes_on_takes_room_at_once_though_others_wait(room:
     assert room.passed == ["moved"]
 
 
+async def test_while_a_broken_chain_needs_room_new_requests_leave_it_what_comes(room: Room) -> None:
+    await room.come("a")
+    with room.admission.ahead(MODEL):
+        await room.give(2)
+        await room.come("b")
+        await room.come("other", model=OTHER)
+        assert room.passed == ["other"]
+        room.take("broken")
+    await room.give(2)
+    assert room.passed == ["other", "broken", "a", "b"]
+
+
+async def test_those_who_wait_behind_a_broken_chain_go_on_at_once_when_it_is_whole(room: Room) -> None:
+    with room.admission.ahead(MODEL):
+        await room.come("a")
+        room.free = 1  # nobody is told
+    await settled()
+    assert (room.passed, room.admission.waiting) == (["a"], 0)
+
+
+async def test_a_stream_that_goes_on_waits_behind_a_broken_chain_that_came_first(room: Room) -> None:
+    with room.admission.ahead(MODEL):
+        await room.come("moved", resuming=True)
+        await room.give(1)
+        assert room.passed == []
+    await settled()
+    assert room.passed == ["moved"]
+
+
 async def test_models_have_lines_of_their_own(room: Room) -> None:
     await room.come("a")
     room.free = 1

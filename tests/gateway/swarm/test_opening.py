@@ -21,9 +21,9 @@ from shared.errors import NoRoute, OutOfCache, QueueFull, QueueTimeout
 from shared.identity import Identity
 from shared.network import Network
 from shared.pool import Dialler, LinkPool
-from shared.tensors import decode_hidden, encode_hidden
+from shared.tensors import Encoded, decode_hidden, encode_hidden
 from shared.types import BlockRange, PeerId, Span
-from tests.chains import no_inputs
+from tests.chains import no_inputs, soon
 from tests.loopback import FINGERPRINT, SWARM, Addresses, LocalPeer
 from tests.shared.announcements import Settings, announcement
 from tests.tiny_models import make_tiny_model
@@ -233,6 +233,68 @@ async def test_a_part_that_goes_missing_fails_those_who_wait_at_once(site: Site)
     for client in clients[:4]:
         client.may_end.set()
         await asyncio.wait_for(client.task, 5)
+
+
+async def test_a_stream_that_goes_on_waits_for_blocks_that_nobody_serves_and_a_new_one_does_not(site: Site) -> None:
+    await site.add("0:2")
+    moved, new = Client(site, opened := [], resuming=True), Client(site, opened)
+    with pytest.raises(NoRoute, match="2:4"):
+        await asyncio.wait_for(new.task, 1)
+    await site.add("2:4")
+    await site.until(lambda: opened == [moved])
+    moved.may_end.set()
+    await asyncio.wait_for(moved.task, 5)
+
+
+async def test_a_stream_that_goes_on_waits_for_missing_blocks_no_longer_than_the_limit(site: Site) -> None:
+    await site.add("0:2")
+    site.swarm._wait_for_coverage_s = 0.2
+    with pytest.raises(NoRoute, match="2:4"):
+        await asyncio.wait_for(Client(site, [], resuming=True).task, 3)
+
+
+async def test_a_chain_that_lost_its_hop_gets_the_next_room_before_a_new_request(site: Site) -> None:
+    lost, rows = await site.add("0:4"), torch.randn(3, HIDDEN)
+
+    async def inputs(start: int, end: int) -> AsyncIterator[Encoded]:
+        yield encode_hidden(rows[start:end])
+
+    async with site.swarm.open_chain(MODEL, RESERVE, False, inputs) as chain:
+        spare = await site.add("0:4")
+        give_room = await fill(site, spare)
+        lost.die()
+        chain.begin_round(0)
+        await chain.push(encode_hidden(rows), "last")
+        going_on = asyncio.create_task(chain.output(HIDDEN))
+        await soon(lambda: site.admission.waiting == 1)
+        new = Client(site, opened := [])
+        for _ in range(200):
+            site.peers.changes.notify()  # each time it looks again
+            await asyncio.sleep(0)
+        assert site.admission.waiting == 2
+        give_room()
+        decode_hidden(await asyncio.wait_for(going_on, 5), (1, HIDDEN))
+        assert [span.peer for span in chain.route] == [spare.peer]
+        assert not opened
+    await site.until(lambda: opened)
+    new.may_end.set()
+    await asyncio.wait_for(new.task, 5)
+
+
+async def fill(site: Site, peer: LocalPeer) -> Callable[[], None]:
+    """No room is left on this peer; what is returned makes room for one session of `RESERVE`."""
+    budget = peer.protocol.sessions.budget
+    budget.open(peer.blocks, 600)
+    rest = budget.open(peer.blocks, 250)
+    peer.protocol._tell_all()
+    await site.until(lambda: site.peers.controls[peer.peer].room_tokens < RESERVE)
+
+    def give_room() -> None:
+        budget.release(rest)
+        assert RESERVE <= budget.room_tokens < 2 * RESERVE
+        peer.protocol._tell_all()
+
+    return give_room
 
 
 async def test_a_peer_that_refuses_what_waiting_does_not_mend_is_gone_around(site: Site) -> None:
