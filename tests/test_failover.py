@@ -223,7 +223,8 @@ def test_a_frozen_hop_is_replaced_and_changes_nothing_when_it_wakes(copies: Copi
     copies.until_spared(hop)
 
 
-@pytest.mark.parametrize("hop", [FIRST, *(pytest.param(hop, marks=pytest.mark.slow) for hop in (MIDDLE, LAST))])
+@pytest.mark.slow
+@pytest.mark.parametrize("hop", HOPS)
 def test_a_hop_that_is_told_to_leave_hands_its_session_over(copies: Copies, trial: Trial, hop: str) -> None:
     copies.until_spared(hop)
     trial.begin()
@@ -235,7 +236,8 @@ def test_a_hop_that_is_told_to_leave_hands_its_session_over(copies: Copies, tria
     assert victim.node.wait(20) == 0
 
 
-@pytest.mark.parametrize("hops", [(FIRST, LAST), pytest.param((MIDDLE, LAST), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hops", [(FIRST, LAST), (MIDDLE, LAST)])
 def test_two_hops_at_once_are_replaced(copies: Copies, trial: Trial, hops: tuple[str, str]) -> None:
     copies.until_spared(*hops)
     trial.begin()
@@ -246,6 +248,7 @@ def test_two_hops_at_once_are_replaced(copies: Copies, trial: Trial, hops: tuple
     trial.passes()
 
 
+@pytest.mark.slow
 def test_a_replacement_that_dies_during_recovery_is_replaced_itself(copies: Copies, trial: Trial) -> None:
     copies.add(MIDDLE)
     copies.until_spared(MIDDLE, copies=3)

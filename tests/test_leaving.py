@@ -95,12 +95,14 @@ def test_a_peer_without_sessions_ends_at_once_with_a_goodbye(swarm: Swarm):
     assert not any("leaving" in line for line in node.errors)
 
 
+@pytest.mark.slow
 def test_a_peer_that_still_looks_for_its_swarm_ends_at_once(swarm: Swarm):
     node = swarm.add_peer("2:4", "--join", "http://127.0.0.1:9")
     swarm.wait_for(lambda: any("where to join" in line for line in node.errors))
     assert node.stop(timeout_s=AT_ONCE_S) == 0
 
 
+@pytest.mark.slow
 def test_a_session_that_no_other_peer_can_take_is_finished(swarm: Swarm):
     node = swarm.add_peer("2:4")
     peer = usable(swarm, node)
@@ -142,6 +144,7 @@ def test_a_session_moves_to_a_spare_that_comes_later(swarm: Swarm):
     stream.until(len(stream.ids) + 10)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_peer_at_once(swarm: Swarm):
     node = swarm.add_peer("2:4")
     peer = usable(swarm, node)
@@ -151,6 +154,7 @@ def test_a_second_signal_ends_a_peer_at_once(swarm: Swarm):
     assert node.stop(signal.SIGINT, timeout_s=AT_ONCE_S) == 0
 
 
+@pytest.mark.slow
 def test_a_peer_waits_no_longer_than_it_is_told(swarm: Swarm):
     node = swarm.add_peer("2:4", "--drain-seconds", "0.5")
     usable(swarm, node)
@@ -175,6 +179,7 @@ def test_a_gateway_finishes_its_streams_and_takes_no_new_requests(swarm: Swarm, 
         assert node.wait(AT_ONCE_S) == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_gateways_streams(swarm: Swarm, gateway: tuple[Node, str]):
     node, url = gateway
     stream = begun(url, max_tokens=8000)

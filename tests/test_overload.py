@@ -106,6 +106,7 @@ def counter(swarm: Swarm, name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+@pytest.mark.slow
 async def test_two_hundred_at_once_are_answered_or_refused_and_leave_nothing_behind(swarm: Swarm, model: Path) -> None:
     alone = [Reference(model).answer(messages, TOKENS) for messages in CONVERSATIONS]
     assert all(each.gap > 1e-4 for each in alone)  # so that no rounding decides

@@ -6,7 +6,6 @@ Every row is compared with what all blocks in one place make of the same inputs.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -90,6 +89,15 @@ def others(site: Site, *hops: int) -> list[LocalPeer]:
 # One hop dies
 
 
+def slow_beyond(first: int, cases: Iterable[Any]) -> list[Any]:
+    """The first of these cases, and the others for `make slow`."""
+    return [case if index < first else pytest.param(case, marks=pytest.mark.slow) for index, case in enumerate(cases)]
+
+
+ENDS_FIRST = slow_beyond(2, (HOPS[0], HOPS[-1], *HOPS[1:-1]))
+PAIRS = slow_beyond(3, ((0, 3), (1, 2), (0, 1), (0, 2), (1, 3), (2, 3)))
+
+
 @pytest.mark.parametrize("hop", HOPS)
 async def test_a_hop_that_dies_in_a_prefill_is_replaced(site: Site, hop: int) -> None:
     replacement = await spare(site, hop)
@@ -113,7 +121,7 @@ async def test_a_hop_that_dies_in_decoding_costs_the_others_one_step(site: Site,
     assert [repair.replayed_tokens > PROMPT for repair in site.repairs] == [True]
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", ENDS_FIRST)
 async def test_a_hop_that_dies_in_steps_of_several_tokens_costs_the_others_one_step(site: Site, hop: int) -> None:
     replacement = await spare(site, hop)
     text = await begin(site)
@@ -126,7 +134,7 @@ async def test_a_hop_that_dies_in_steps_of_several_tokens_costs_the_others_one_s
     await finish(site, text)
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", ENDS_FIRST)
 async def test_a_hop_that_dies_when_it_has_run_a_rollback_is_replaced(site: Site, hop: int) -> None:
     await spare(site, hop)
     text = await begin(site)
@@ -136,7 +144,7 @@ async def test_a_hop_that_dies_when_it_has_run_a_rollback_is_replaced(site: Site
     assert len(site.repairs) == 1
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", ENDS_FIRST)
 async def test_a_rollback_that_dead_hops_have_not_seen_is_made_up_for(site: Site, hop: int) -> None:
     """What the others say they have was made before the rollback: of some of it, from tokens that are gone."""
     await spare(site, hop)
@@ -149,7 +157,7 @@ async def test_a_rollback_that_dead_hops_have_not_seen_is_made_up_for(site: Site
 # Several
 
 
-@pytest.mark.parametrize("pair", list(itertools.combinations(HOPS, 2)))
+@pytest.mark.parametrize("pair", PAIRS)
 async def test_two_hops_at_once_are_replaced(site: Site, pair: tuple[int, int]) -> None:
     replacements = [await spare(site, hop) for hop in pair]
     text = await begin(site)
@@ -184,7 +192,7 @@ async def test_a_replacement_that_dies_as_soon_as_it_is_asked_is_replaced(site: 
     await finish(site, text)
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", ENDS_FIRST)
 async def test_a_replacement_that_dies_in_its_replay_is_replaced(site: Site, hop: int) -> None:
     first, second = await spare(site, hop), await spare(site, hop)
     text = await begin(site)
@@ -244,7 +252,7 @@ async def test_what_an_outbox_has_kept_since_it_was_dropped_is_of_use(site: Site
     await finish(site, text)
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", ENDS_FIRST)
 async def test_outboxes_that_are_dropped_now_and_then_give_what_they_have(site: Site, hop: int) -> None:
     await spare(site, hop)
     for peer in site.peers:
@@ -562,7 +570,7 @@ async def test_a_hop_that_was_left_can_take_its_place_again(site: Site, monkeypa
 # Leaving
 
 
-@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("hop", ENDS_FIRST)
 async def test_a_draining_hop_is_left_while_it_serves(site: Site, hop: int) -> None:
     text = await begin(site)
     site.peers[hop].protocol.drain()
@@ -595,7 +603,7 @@ async def test_a_chain_that_is_closed_while_it_recovers_frees_everything(site: S
 # All of it together
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 async def test_any_mixture_of_faults_costs_pauses_alone(site: Site, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.swarm.patience.LEAST_S", 0.3)
     chance = random.Random(seed)

@@ -364,6 +364,8 @@ class Chain:
         self._news.notify()
 
     async def _push(self, position: int, hidden: Encoded, returns: Literal["none", "last"]) -> None:
+        if self.troubles:
+            return
         assert self.lineup
         specs, data = hidden
         lineup = self.lineup
