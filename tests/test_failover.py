@@ -6,7 +6,6 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from gateway.generation.sampling import SamplingParams
 from tests.streams import Stream
 from tests.swarm import READY_S, Swarm, free_port, running_swarm
 from tests.tiny_models import make_tiny_model
+
+pytestmark = pytest.mark.slow
 
 pytestmark = pytest.mark.timeout(180)  # the first test starts seven processes
 
@@ -189,18 +190,12 @@ def trial(swarm: Swarm, teacher: Teacher, undisturbed: dict[str, list[int]]) -> 
     return Trial(swarm, teacher, undisturbed)
 
 
-OTHER_MOMENTS = [
-    pytest.param(hop, moment, marks=pytest.mark.slow)
-    for hop, moment in product(HOPS, (PREFILL, 1, 50))
-    if (hop, moment) not in ((FIRST, PREFILL), (MIDDLE, 1), (LAST, 50))
-]
-
-
 def prompt_for(moment: int) -> tuple[str, SamplingParams]:
     return (LONG_PROMPT, SAMPLED) if moment == PREFILL else (SHORT_PROMPT, GREEDY)
 
 
-@pytest.mark.parametrize(("hop", "moment"), [(FIRST, PREFILL), (MIDDLE, 1), (LAST, 50), *OTHER_MOMENTS])
+@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("moment", [PREFILL, 1, 50])
 def test_a_killed_hop_costs_a_pause_and_no_token(copies: Copies, trial: Trial, hop: str, moment: int) -> None:
     copies.until_spared(hop)
     trial.begin(*prompt_for(moment))
@@ -210,7 +205,7 @@ def test_a_killed_hop_costs_a_pause_and_no_token(copies: Copies, trial: Trial, h
     trial.passes()
 
 
-@pytest.mark.parametrize("hop", [MIDDLE, *(pytest.param(hop, marks=pytest.mark.slow) for hop in (FIRST, LAST))])
+@pytest.mark.parametrize("hop", HOPS)
 def test_a_frozen_hop_is_replaced_and_changes_nothing_when_it_wakes(copies: Copies, trial: Trial, hop: str) -> None:
     copies.until_spared(hop)
     stream = trial.begin()
@@ -223,7 +218,6 @@ def test_a_frozen_hop_is_replaced_and_changes_nothing_when_it_wakes(copies: Copi
     copies.until_spared(hop)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hop", HOPS)
 def test_a_hop_that_is_told_to_leave_hands_its_session_over(copies: Copies, trial: Trial, hop: str) -> None:
     copies.until_spared(hop)
@@ -236,7 +230,6 @@ def test_a_hop_that_is_told_to_leave_hands_its_session_over(copies: Copies, tria
     assert victim.node.wait(20) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hops", [(FIRST, LAST), (MIDDLE, LAST)])
 def test_two_hops_at_once_are_replaced(copies: Copies, trial: Trial, hops: tuple[str, str]) -> None:
     copies.until_spared(*hops)
@@ -248,7 +241,6 @@ def test_two_hops_at_once_are_replaced(copies: Copies, trial: Trial, hops: tuple
     trial.passes()
 
 
-@pytest.mark.slow
 def test_a_replacement_that_dies_during_recovery_is_replaced_itself(copies: Copies, trial: Trial) -> None:
     copies.add(MIDDLE)
     copies.until_spared(MIDDLE, copies=3)
@@ -281,7 +273,6 @@ def test_without_a_spare_a_stream_waits_for_a_new_peer_or_ends_saying_what_is_mi
     assert impatient.stop() == 0
 
 
-@pytest.mark.slow
 def test_a_stream_that_waits_for_a_peer_is_kept_alive_by_comments(swarm: Swarm, copies: Copies, trial: Trial) -> None:
     copies.until_spared(*HOPS)
     stream = trial.begin()

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.reference import Reference
+from tests.streams import Stream
 from tests.swarm import Swarm, running_swarm
 from tests.tiny_models import make_tiny_model
 
@@ -121,6 +122,20 @@ def test_a_killed_peer_that_the_gateway_is_linked_to_is_gone_at_once(swarm: Swar
     swarm.wait_for(lambda: swarm.free_cache()[name][0] is not None, 5)
     peer.kill()
     swarm.wait_for(lambda: name not in {each["peer"] for each in swarm.peers()}, 2)
+
+
+def test_a_peer_that_is_killed_in_mid_answer_costs_no_token(swarm: Swarm, models: dict[str, Path]) -> None:
+    wanted = Reference(models[MODELS[0]]).answer(MESSAGES, 200)
+    copies = {node.ready()[1]: node for node in (swarm.add_peer("4:6"), swarm.add_peer("4:6"))}
+    next(node for node in swarm.nodes if "4:6" in node.command).kill()  # one that has not told its peer ID here
+    swarm.wait_for(lambda: sum(each["blocks"] == [4, 6] for each in swarm.peers()) == len(copies))
+    stream = Stream(swarm.url, model=MODELS[0], messages=MESSAGES, temperature=0, max_tokens=200)
+    stream.until(50)
+    copies[next(each["peer"] for each in swarm.peers() if each["blocks"] == [4, 6] and each["sessions"])].kill()
+    stream.finish()
+    assert wanted.gap > 1e-4  # so that no rounding decides
+    assert (stream.error, stream.ids) == (None, wanted.ids)
+    swarm.wait_for(swarm.all_cache_free, 5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

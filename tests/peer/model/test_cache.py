@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_cache_that_grows_while_forwards_run_gives_the_same(model: str, reques
             forward = torch_thread.submit(blocks.forward, hidden[start : start + 10], grown, start)
             while not forward.done():
                 grown.grow(grown.reserve + 1)
+                time.sleep(0)  # lets the other thread have the interpreter: it would wait 5 ms for it at each step
             wanted = blocks.forward(hidden[start : start + 10], undisturbed, start)
             torch.testing.assert_close(forward.result(), wanted, atol=0, rtol=0)
 
