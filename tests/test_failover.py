@@ -18,9 +18,7 @@ from tests.streams import Stream
 from tests.swarm import READY_S, Swarm, free_port, running_swarm
 from tests.tiny_models import make_tiny_model
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.timeout(180)  # the first test starts seven processes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # the first test starts seven processes
 
 MODEL = "tiny"
 HOPS = FIRST, MIDDLE, LAST = "0:2", "2:4", "4:6"
