@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -250,3 +251,13 @@ def _unended_tasks() -> set[str]:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     running = {getattr(task.get_coro(), "__qualname__", "") for task in tasks}
     return running - {"Control.run", "Scheduler.run", "Wire._pass", "Wire._connect"}
+
+
+BLOCKS = 4
+HOPS = range(BLOCKS)
+"""Peers of one block each, in the tests of repairs."""
+
+
+async def spare(site: Site, block: int, **about: Any) -> LocalPeer:
+    """One more peer with this block."""
+    return await site.add(f"{block}:{block + 1}", **about)

@@ -6,8 +6,6 @@ Real peers, links and blocks of a tiny model, in one process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import pytest
@@ -19,27 +17,9 @@ from shared.links import Link
 from shared.tensors import encode_hidden
 from shared.types import PeerId
 from shared.wire import Failure, Step
-from tests.chains import HIDDEN, Site, Text, TinyModel, soon
+from tests.chains import HIDDEN, Site, Text, soon, spare
 from tests.loopback import LocalPeer
-from tests.test_repair import BLOCKS, HOPS, assert_kept, begin, finish, others, spare
-from tests.tiny_models import make_tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    torch.set_num_threads(1)
-    return TinyModel(make_tiny_model(tmp_path_factory.mktemp("model"), blocks=BLOCKS), BLOCKS)
-
-
-@pytest.fixture
-async def site(model: TinyModel) -> AsyncIterator[Site]:
-    """A peer for each block."""
-    async with AsyncExitStack() as stack:
-        site = Site(model, stack)
-        for block in HOPS:
-            await spare(site, block)
-        yield site
-        site.pool.close()
+from tests.test_repair import assert_kept, begin, finish, others
 
 
 def says(site: Site, text: Text, teller: LocalPeer, code: str, of: PeerId, **about: Any) -> None:

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
-import torch
 
 from gateway.swarm.chain import LOOK_OUTPUTS
 from gateway.swarm.faults import AGAIN_LIMIT
 from shared.edges import Edge
 from shared.errors import ChainLost, HopFailed
 from shared.types import Fingerprint
-from tests.chains import HIDDEN, Site, Text, TinyModel, soon
+from tests.chains import BLOCKS, HIDDEN, Site, Text, soon, spare
 from tests.loopback import LocalPeer, Wire
 from tests.test_repair import (
-    BLOCKS,
-    HOPS,
     PROMPT,
     assert_kept,
     begin,
@@ -30,33 +27,9 @@ from tests.test_repair import (
     others,
     site_with_its_own_addresses,
     site_with_wire,
-    spare,
 )
-from tests.tiny_models import make_tiny_model
 
 NEARLY_ALL = 3590  # tokens of a peer's cache, after which it has no room for a session
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    torch.set_num_threads(1)
-    return TinyModel(make_tiny_model(tmp_path_factory.mktemp("model"), blocks=BLOCKS), BLOCKS)
-
-
-@pytest.fixture
-async def empty_site(model: TinyModel) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        site = Site(model, stack)
-        yield site
-        site.pool.close()
-
-
-@pytest.fixture
-async def site(empty_site: Site) -> Site:
-    """A peer for each block."""
-    for block in HOPS:
-        await spare(empty_site, block)
-    return empty_site
 
 
 # Gaps and spares

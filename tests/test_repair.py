@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import pytest
-import torch
 
 from gateway.swarm.faults import Faults
 from shared.edges import DialledEdge
@@ -21,42 +20,13 @@ from shared.errors import ChainLost, HopFailed
 from shared.links import Link
 from shared.types import BlockRange, Fingerprint, SessionId, Span
 from shared.wire import Failure, Message, Opened, Output, Redirected, Report
-from tests.chains import HIDDEN, Site, Text, TinyModel, soon
+from tests.chains import BLOCKS, HIDDEN, HOPS, Site, Text, TinyModel, soon, spare
 from tests.loopback import Addresses, LocalPeer, Wire
 from tests.tiny_models import make_tiny_model
 
-BLOCKS = 4
-HOPS = range(BLOCKS)
 PROMPT = 24
 ROW_BYTES = 4 * HIDDEN
 FORWARD = 12  # tokens at most in one forward of these peers
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    torch.set_num_threads(1)
-    return TinyModel(make_tiny_model(tmp_path_factory.mktemp("model"), blocks=BLOCKS), BLOCKS)
-
-
-@pytest.fixture
-async def empty_site(model: TinyModel) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        site = Site(model, stack)
-        yield site
-        site.pool.close()
-
-
-@pytest.fixture
-async def site(empty_site: Site) -> Site:
-    """A peer for each block."""
-    for block in HOPS:
-        await spare(empty_site, block)
-    return empty_site
-
-
-async def spare(site: Site, block: int, **about: Any) -> LocalPeer:
-    """One more peer with this block."""
-    return await site.add(f"{block}:{block + 1}", **about)
 
 
 async def begin(site: Site, *hops: LocalPeer) -> Text:
