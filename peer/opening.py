@@ -39,6 +39,7 @@ class Opener:
     def reserve(self, gateway: PeerId, message: Open) -> Session:
         """A session with its cache reserved. Raises OutOfCache, HopFailed, ProtocolError."""
         blocks = self._check(message)
+        copied = message.parent[1] if message.parent else 0
         session = Session(
             id=SessionId(message.session),
             gateway=gateway,
@@ -46,13 +47,26 @@ class Opener:
             downstream=PeerId(message.downstream),
             blocks=blocks,
             reserve=message.reserve,
-            cursor=Cursor(message.epoch),
+            cursor=Cursor(message.epoch, length=copied),
             cache=self._blocks.new_cache(blocks, message.reserve),
             output=message.output,
             forward_from=message.forward_from,
+            done=copied,
         )
         self._sessions.add(session)
         return session
+
+    def check_parent(self, parent: Session | None, message: Open) -> None:
+        """Raises HopFailed unless a session can begin as a copy of `parent`, a session of its own gateway."""
+        assert message.parent
+        _, length = message.parent
+        if parent is None or parent.fenced:
+            raise HopFailed(self._me, "cannot_fork", f"{self._me} does not hold the session to be copied, or not whole")
+        if (parent.blocks.start, parent.blocks.end) != message.blocks:
+            raise HopFailed(self._me, "cannot_fork", f"the session to be copied is over blocks {parent.blocks}")
+        if not 0 < length <= min(parent.done, message.reserve):
+            has = f"{parent.done} tokens of it are here, and {message.reserve} reserved"
+            raise HopFailed(self._me, "cannot_fork", f"{length} tokens cannot be copied: {has}")
 
     def redirect(self, session: Session, message: Redirect) -> None:
         """Put the session between other nodes, with what it keeps.

@@ -22,9 +22,9 @@ class OutboxBudget:
         self.used = 0
         self._boxes: set[Outbox] = set()
 
-    def box(self) -> Outbox:
-        """An outbox for one more session."""
-        made = Outbox(self)
+    def box(self, start: int = 0) -> Outbox:
+        """An outbox for one more session, of what it makes of positions from `start` on."""
+        made = Outbox(self, start)
         self._boxes.add(made)
         return made
 
@@ -42,8 +42,8 @@ class OutboxBudget:
 class Outbox:
     """Rows of hidden states of one session: those made of positions [start, end)."""
 
-    def __init__(self, budget: OutboxBudget) -> None:
-        self.start = 0
+    def __init__(self, budget: OutboxBudget, start: int = 0) -> None:
+        self.start = start
         self._budget = budget
         self._spec: TensorSpec | None = None
         self._row_bytes = 1

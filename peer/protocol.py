@@ -197,11 +197,22 @@ class PeerProtocol:
             if self._draining:
                 raise HopFailed(self._me, "leaving", f"{self._me} is leaving the swarm and takes no new sessions")
             self._supersede(link, message)
+            parent = self._parent(link, message)
             session = self._opener.reserve(link.peer, message)
         except CorollaError as error:
             link.send(self._failure(message.session, error))
             return
-        self._connect(link, session, Opened(session=session.id))
+        if parent:
+            self.scheduler.fork(session, parent)
+        self._connect(link, session, Opened(session=session.id, cached=session.done))
+
+    def _parent(self, link: Link, message: Open) -> Session | None:
+        """Of which session a new one is to be a copy. Raises HopFailed where that cannot be."""
+        if message.parent is None:
+            return None
+        parent = self._session_of(link, message.parent[0])
+        self._opener.check_parent(parent, message)
+        return parent
 
     def _supersede(self, link: Link, message: Open) -> None:
         """A gateway that had lost sight of this peer opens the session anew: what is left of the old one ends."""
@@ -259,7 +270,9 @@ class PeerProtocol:
     async def _answer(self, link: Link, session: Session, answer: Opened | Redirected) -> None:
         try:
             await self._opener.connect(session)
-            link.tell(answer)
+            await self.scheduler.forked(session)
+            if not (session.fenced and isinstance(answer, Opened)):  # what was to be copied may not be there
+                link.tell(answer)
         except CorollaError as error:
             self.fail(session, error)
 

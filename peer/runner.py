@@ -10,6 +10,7 @@ import torch
 
 from peer.batch import Share, Slice
 from peer.model.blocks import Blocks
+from peer.model.cache import SessionCache
 from peer.model.ragged import Part
 from shared.errors import CorollaError, HopFailed
 from shared.tensors import Encoded, check_finite, decode_hidden, encode_hidden
@@ -41,6 +42,13 @@ class Runner:
             self._results(share, result, started, seconds) if isinstance(result, torch.Tensor) else result
             for share, result in zip(shares, results, strict=True)
         ]
+
+    def fork(self, cache: SessionCache, parent: SessionCache, length: int) -> None:
+        """Make an empty cache a copy of the first `length` tokens of another one. Raises HopFailed."""
+        try:
+            cache.take(parent, length)
+        except Exception as error:  # torch is met here: whatever it lacks, the session ends alone
+            raise HopFailed(self._me, "cannot_fork", f"the cache cannot be copied: {str(error)[:300]}") from error
 
     def _input(self, share: Share) -> Part | CorollaError:
         session, first = share.session, share.slices[0]

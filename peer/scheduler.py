@@ -1,7 +1,7 @@
 """The queue before the torch thread: collects what waits, runs it as one forward, sends on what comes out.
 
-Policy alone: tensors and caches are the runner's, on the torch thread. A session that is closed meanwhile is freed
-between two forwards.
+Policy alone: tensors and caches are the runner's, on the torch thread. Between two forwards caches are copied, and
+sessions freed that were closed meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from peer.batch import Share, is_rebuilt, plan
+from peer.forks import Fork, Forks
 from peer.gathering import Gathering
 from peer.model.blocks import Blocks
 from peer.pace import REBUILD_S, Pace
@@ -23,10 +24,13 @@ from peer.runner import Results, Runner
 from peer.sessions import Fail, Session, Sessions, Waiting
 from peer.turns import Turns
 from shared.edges import Outlet, as_hop_failure
-from shared.errors import CorollaError, LinkLost
+from shared.errors import CorollaError, HopFailed, LinkLost
 from shared.tensors import Encoded
 from shared.types import PeerId
 from shared.wire import Output, Step
+
+COPIES_PART = 0.5
+"""Of the time of a decode step: so long copies of caches may go on between two forwards. One is made in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,10 @@ class Scheduler:
         self.token_bytes = blocks.hidden_size * blocks.dtype.itemsize
         self._wake = asyncio.Event()
         self._running: list[Session] = []
+        self._forks = Forks()
         self._started: float | None = None
         self.forwards = 0
-        """Forwards that are over."""
+        """Forwards, and copies of caches, that are over."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
 
     def enqueue(self, session: Session, step: Step, payload: memoryview) -> None:
@@ -86,7 +91,7 @@ class Scheduler:
 
     @property
     def forward_s(self) -> float:
-        """Age of the forward that runs now; 0 while none does."""
+        """Age of the forward, or of the copy of a cache, that runs now; 0 while none does."""
         return time.monotonic() - self._started if self._started is not None else 0.0
 
     def fenced(self, session: Session) -> None:
@@ -95,21 +100,34 @@ class Scheduler:
         self._gathering.forget(session)
 
     def closed(self, session: Session) -> None:
-        """Free a session that was closed, now or when its forward is over."""
+        """Free a session that was closed, now or when what the torch thread does with it is over."""
         self.fenced(session)
-        if session not in self._running:
-            self._sessions.free(session)
+        if fork := self._forks.withdraw(session):
+            self._free_if_unused(fork.parent)
+        self._free_if_unused(session)
+
+    def fork(self, session: Session, parent: Session) -> None:
+        """Copy the parent's cache to that of a new session, before any further step of either runs."""
+        self._forks.add(session, parent)
+        self._wake.set()
+
+    async def forked(self, session: Session) -> None:
+        """Return when nothing is to be copied to the session's cache; where that has failed, it is fenced."""
+        if fork := self._forks.of(session):
+            await fork.over.wait()
 
     async def run(self) -> None:
         """Serve for ever."""
         while True:
+            if self._forks.any_wait:
+                await self._copy()
             shares = self._turns.next(self._plan)
             if shares and self.blocks.batches and not self._gathering.enough(shares):
                 shares = await self._gather(shares)
             if shares:
                 self._turns.serve(shares)
                 await self._serve(shares)
-            else:
+            elif not self._forks.any_wait:
                 self._wake.clear()
                 await self._wake.wait()
 
@@ -129,9 +147,33 @@ class Scheduler:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _plan(self, sessions: Sequence[Session]) -> list[Share]:
+        sessions = [session for session in sessions if not self._forks.holds(session)]
         alone = len(sessions) == len(self._sessions) and all(is_rebuilt(session) for session in sessions)
         tokens = self._pace.prefill_tokens(REBUILD_S) if alone else self._pace.prefill_tokens()
         return plan(sessions, tokens, self.token_bytes)
+
+    async def _copy(self) -> None:
+        """Make copies of caches that wait: one, and others as long as they hold up the next forward but little."""
+        began = time.monotonic()
+        while self._forks.any_wait:
+            await self._make(self._forks.begin())
+            if time.monotonic() - began >= COPIES_PART * self._pace.decode_s:
+                return
+
+    async def _make(self, fork: Fork) -> None:
+        session, parent = fork.session, fork.parent
+        self._started = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._runner.fork, session.cache, parent.cache, session.done)
+        except HopFailed as error:
+            self._on_failure(session, error)
+        finally:
+            self._started = None
+            self.forwards += 1
+            self._forks.end(fork)
+            self._free_if_unused(session)
+            self._free_if_unused(parent)
 
     async def _serve(self, shares: list[Share]) -> None:
         self._running = [share.session for share in shares]
@@ -169,9 +211,14 @@ class Scheduler:
         except LinkLost as error:
             self._on_failure(session, as_hop_failure(error, session.downstream))
 
+    def _free_if_unused(self, session: Session) -> None:
+        """Free a session if it is closed, unless the torch thread uses its cache, or is to copy it."""
+        if session.closed and session not in self._running and not self._forks.holds(session):
+            self._sessions.free(session)
+
     def _return(self, session: Session) -> None:
         if session.closed:
-            self._sessions.free(session)
+            self._free_if_unused(session)
         elif session.queue:
             head = session.queue[0]
             head.since = time.monotonic() if head.done else head.since  # what is left of it waits from now on

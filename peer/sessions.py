@@ -150,7 +150,7 @@ class Sessions:
         if len({session.blocks, *(each.blocks for each in self._sessions.values())}) > RANGES_LIMIT:
             raise OutOfCache(f"sessions use {RANGES_LIMIT} different parts of this peer's blocks, its limit")
         session.cache_bytes = self.budget.open(session.blocks, session.reserve)
-        session.outbox = self.outboxes.box()
+        session.outbox = self.outboxes.box(session.done)
         if earlier := self._sessions.get(session.id):
             self._ending.add(earlier)
         self._sessions[session.id] = session

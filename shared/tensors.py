@@ -9,13 +9,13 @@ import torch
 
 from shared.errors import FrameError, HopFailed
 from shared.types import PeerId
-from shared.wire import PAYLOAD_LIMIT, Step, TensorSpec
+from shared.wire import PAYLOAD_LIMIT, Output, Step, TensorSpec
 
 WIDEST_BYTES = 4
 """Of one value on the wire, whatever the dtypes of the hops."""
 
-STEP_MESSAGE_BYTES = 4096
-"""Of a step's frame, without its tensor."""
+MESSAGE_BYTES = 4096
+"""Of the frame of a step or an output, without its tensor."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -49,16 +49,24 @@ def check_tensor(specs: tuple[TensorSpec, ...], size: int, shape: tuple[int, ...
 
 
 def check_step(step: Step, payload: memoryview) -> None:
-    """Raises FrameError for bytes that are not what the step says, or whose result would not fit into a frame.
-
-    What lies around the tensor stays in memory with it, and no window counts it: that is bounded too.
-    """
-    if memoryview(payload.obj).nbytes - len(payload) > STEP_MESSAGE_BYTES:
-        raise FrameError(f"a step's message has more than {STEP_MESSAGE_BYTES} bytes")
+    """Raises FrameError for bytes that are not what the step says, or whose result would not fit into a frame."""
+    _check_message(payload)
     width = step.tensors[0].shape[-1] if step.tensors and step.tensors[0].shape else 0
     check_tensor(step.tensors, len(payload), (step.count, width))
     if not width or step.count * width * WIDEST_BYTES > PAYLOAD_LIMIT:
         raise FrameError(f"a step of {step.count} tokens, {width} numbers each, has no place in one frame")
+
+
+def check_output(output: Output, payload: memoryview, width: int) -> None:
+    """Raises FrameError for bytes that are not the rows, `width` numbers each, that the output says."""
+    _check_message(payload)
+    check_tensor(output.tensors, len(payload), (output.count, width))
+
+
+def _check_message(payload: memoryview) -> None:
+    """What lies around a tensor stays in memory with it, and no window counts it: it is bounded here."""
+    if memoryview(payload.obj).nbytes - len(payload) > MESSAGE_BYTES:
+        raise FrameError(f"the message has more than {MESSAGE_BYTES} bytes")
 
 
 def decode_hidden(encoded: Encoded, shape: tuple[int, ...]) -> torch.Tensor:

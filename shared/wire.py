@@ -39,6 +39,8 @@ Versions = tuple[Count, Count]
 HopTime = tuple[Count, Count]
 """What one hop spent on a step, in microseconds: in its queue, and in the forward."""
 HOPS_LIMIT = 64
+Returns = Literal["none", "last", "all"]
+"""Of which positions of a step the last hop gives back what it has made."""
 HopTimes = Annotated[tuple[HopTime, ...], Meta(max_length=HOPS_LIMIT)]
 Features = Annotated[tuple[Name, ...], Meta(max_length=64)]
 
@@ -103,7 +105,8 @@ class Open(Message, frozen=True):
     """Gateway to hop: hold a cache of `reserve` tokens for `blocks`, between the nodes `upstream` and `downstream`.
 
     What a hop makes of positions below `forward_from` it keeps in its outbox and does not send on: those after it have
-    it. The gateway as `downstream` gets outputs, or steps for the next hop where `output` says so.
+    it. The gateway as `downstream` gets outputs, or steps for the next hop where `output` says so. With a `parent`, a
+    session of this gateway over the same blocks, the cache begins as a copy of its first so many tokens.
     """
 
     session: Session
@@ -115,10 +118,11 @@ class Open(Message, frozen=True):
     epoch: Count
     output: Name = "hidden"
     forward_from: Count = 0
+    parent: tuple[Session, Count] | None = None
 
 
 class Opened(Message, frozen=True):
-    """Hop to gateway: the reservation is made and the downstream edge stands; `cached` tokens need no prefill."""
+    """Hop to gateway: the reservation is made and the downstream edge stands; `cached` tokens were copied."""
 
     session: Session
     cached: Count = 0
@@ -257,7 +261,7 @@ class Step(Message, frozen=True):
     round: Count
     position: Count
     count: Annotated[int, Meta(ge=1, le=2**20)]
-    returns: Literal["none", "last", "all"]
+    returns: Returns
     tensors: Tensors
     hops: HopTimes = ()  # of the hops that it has passed, in order
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gateway.swarm.chain import Chain
+from gateway.swarm.chain import Chain, Inputs
 from gateway.swarm.control import Control
 from gateway.swarm.failover import ChainFailover
 from gateway.swarm.relay import RelayedEdges
@@ -140,6 +141,10 @@ class Site:
             raise
         return text
 
+    async def fork(self, chain: Chain, length: int, reserve: int, inputs: Inputs) -> Chain:
+        """A fork of a chain, which is closed at the latest when the test is over."""
+        return await self._stack.enter_async_context(chain.fork(length, reserve, inputs))
+
     async def until(self, condition: Callable[[], object], within_s: float = 10) -> None:
         """Return when it is true, looking at each news that a control link brings, and each second."""
         async with asyncio.timeout(within_s):
@@ -193,8 +198,16 @@ class Text:
         failover = ChainFailover("tests/Tiny", len(site.model.blocks), site, spare_links, wait_s, site.repairs.append)
         self.chain = Chain(site.identity.peer, tuple(route), site.controls, site.pool, failover, site.relayed)
         self.chunk = CHUNK
+        self._site = site
         self._model = site.model
         self._rows = torch.empty(0, HIDDEN)
+
+    async def fork(self, length: int | None = None, reserve: int = 60) -> Text:
+        """Another session, which begins as a copy of this one, or of its first `length` tokens."""
+        fork = copy.copy(self)
+        fork._rows = self._rows[:length]
+        fork.chain = await self._site.fork(self.chain, len(fork), reserve, fork.inputs)
+        return fork
 
     @property
     def peers(self) -> list[PeerId]:
@@ -216,6 +229,25 @@ class Text:
         async for hidden in self.inputs(begin, begin + tokens):
             begin += hidden.specs[0].shape[0]
             await self.chain.push(hidden, "last" if begin == len(self._rows) else "none")
+
+    async def push_all(self, tokens: int) -> None:
+        """A round of so many new tokens of which all rows are asked for."""
+        begin = len(self._rows)
+        self._rows = torch.cat([self._rows, torch.randn(tokens, HIDDEN)])
+        self.chain.begin_round(begin)
+        async for hidden in self.inputs(begin, begin + tokens):
+            await self.chain.push(hidden, "all")
+
+    async def take_rows(self, first: int, end: int) -> None:
+        """The rows of positions [first, end) come, in order, each once, and are right."""
+        expected = self._model.whole(self._rows)
+        while first < end:
+            encoded = await asyncio.wait_for(self.chain.rows(HIDDEN), 30)
+            count = encoded.specs[0].shape[0]
+            rows = decode_hidden(encoded, (count, HIDDEN))
+            assert torch.allclose(rows, expected[first : first + count], atol=1e-5)
+            first += count
+        assert first == end
 
     async def output(self) -> None:
         """The row comes, and is right."""

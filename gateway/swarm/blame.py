@@ -20,7 +20,8 @@ _KINDS: dict[str, Kind] = {
     "unsupported": "failed",
 }
 _INNOCENT = frozenset((
-    "out_of_cache", "cache_overrun", "crop_too_deep", "outbox_lost", "leaving", "draining", "closed", "stale"
+    "out_of_cache", "cache_overrun", "cannot_fork", "crop_too_deep", "outbox_lost", "leaving", "draining", "closed",
+    "stale",
 ))  # fmt: skip
 """Codes that a peer gives in good faith; any that is in no list here may be nobody's fault."""
 

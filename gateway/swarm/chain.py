@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,7 +20,7 @@ from gateway.swarm.faults import Faults, Look, suspect
 from gateway.swarm.hops import Hops
 from gateway.swarm.lineup import Lineup, Plan
 from gateway.swarm.patience import Patience
-from gateway.swarm.progress import Progress
+from gateway.swarm.progress import Answer, Progress
 from gateway.swarm.recovery import Order, Standing
 from gateway.swarm.relay import RelayedEdges
 from gateway.swarm.repair import Repair
@@ -29,7 +30,7 @@ from shared.changes import Changes
 from shared.edges import as_hop_failure
 from shared.errors import HopFailed, LinkLost, ProtocolError
 from shared.pool import LinkPool
-from shared.tensors import Encoded, check_tensor
+from shared.tensors import Encoded, check_output, check_tensor
 from shared.types import Fingerprint, PeerId, SessionId
 from shared.wire import (
     Extended,
@@ -39,6 +40,7 @@ from shared.wire import (
     Output,
     Redirected,
     Report,
+    Returns,
     Step,
 )
 
@@ -76,7 +78,7 @@ class Failover(Protocol):
 class Chain:
     """The gateway's handle on a session: `open`, then rounds of `push` and one `output` each, then `close`.
 
-    `extend` may run beside them.
+    A round that asks for all rows has `rows` instead. `extend` and `fork` may run beside them.
     """
 
     def __init__(
@@ -88,8 +90,13 @@ class Chain:
         failover: Failover,
         relayed: RelayedEdges,
         on_hops: OnHops = lambda peer, spent: None,
+        numerics: str = "",
     ) -> None:
-        """`relayed` are the edges that lead through this gateway; what this chain learns of them it adds."""
+        """`relayed` are the edges that lead through this gateway; what this chain learns of them it adds.
+
+        `numerics` names what the peers of the route compute with.
+        """
+        self.numerics = numerics
         self.session = SessionId(secrets.token_hex(16))
         self.route = route
         self.me = me
@@ -101,6 +108,7 @@ class Chain:
         self.move_after = 0.0  # by the monotonic clock, as
         self.still_since = time.monotonic()
         self.speeds = HopSpeeds()
+        self._controls = controls
         self._pool = pool
         self._failover = failover
         self._on_hops = on_hops
@@ -114,6 +122,8 @@ class Chain:
         self._edges_are_good = True  # none was found silent in this epoch
         self._decodes = False  # the step that was pushed last
         self.progress = Progress()
+        self._copied = 0  # tokens that this chain has from another one, and no outbox has
+        self._width = 0  # of the hidden states that were pushed
         self.asked = 0  # tokens of cache that whoever joins the route has to hold
 
     async def open(self, fingerprint: Fingerprint, reserve: int, inputs: Inputs) -> None:
@@ -123,6 +133,29 @@ class Chain:
         """
         self._fingerprint, self._inputs, self.asked = fingerprint, inputs, reserve
         await self.line_up(tuple(Order(span, 0, 0, fresh=True) for span in self.route), 0)
+
+    @asynccontextmanager
+    async def fork(self, length: int, reserve: int, inputs: Inputs) -> AsyncGenerator[Chain, None]:
+        """A chain over the same hops, on each of which it begins with a copy of this one's first `length` tokens.
+
+        Its output of these has come; `inputs` gives what the fork has there, and what is pushed into it. Raises
+        HopFailed when a hop has no room, has dropped what a sliding window no longer reaches, or cannot fork.
+        """
+        fork = Chain(
+            self.me, self.route, self._controls, self._pool, self._failover, self.faults.relayed, self._on_hops,
+            self.numerics,
+        )  # fmt: skip
+        try:
+            await fork._open_as_copy(self, length, reserve, inputs)
+            yield fork
+        finally:
+            fork.close()
+
+    async def _open_as_copy(self, parent: Chain, length: int, reserve: int, inputs: Inputs) -> None:
+        self._fingerprint, self._inputs, self.asked = parent._fingerprint, inputs, reserve
+        self.progress, self._copied = Progress(length), length
+        orders = [Order(span, length, 0, fresh=True, parent=parent.session) for span in self.route]
+        await self.line_up(tuple(orders), length)
 
     @property
     def reserve(self) -> int:
@@ -148,13 +181,14 @@ class Chain:
         """Whose output this gateway reads."""
         return self.route[-1].peer
 
-    async def push(self, hidden: Encoded, returns: Literal["none", "last"]) -> None:
+    async def push(self, hidden: Encoded, returns: Returns) -> None:
         """Send hidden states `(tokens, hidden)` of the next positions into the chain.
 
         Waits for room in the window. A chain that breaks meanwhile gets them again when `output` makes it whole.
         """
         position = self.progress.end
-        self.progress.pushed(hidden.specs[0].shape[0], returns)
+        count, self._width = hidden.specs[0].shape
+        self.progress.pushed(count, returns)
         await self._push(position, hidden, returns)
 
     async def output(self, width: int) -> Encoded:
@@ -164,22 +198,27 @@ class Chain:
         cannot be. The row's shape is checked, its numbers are not: whoever decodes it does that, and tells `reject`.
         """
         while True:
-            if self.leaving and not self.troubles and time.monotonic() > self.move_after:
-                await self._failover.move(self)
-            await self._until(lambda: self.progress.is_out)
-            if self.progress.is_out:
-                message, payload = self.progress.take()
-                try:
-                    check_tensor(message.tensors, len(payload), (1, width))
-                    self._delivered = True
-                    return Encoded(message.tensors, payload)
-                except ProtocolError as error:
-                    self.reject(as_hop_failure(error, self.last_peer))
-            await self._failover.recover(self)
+            await self._until_come(lambda: self.progress.is_out)
+            if row := self._checked(self.progress.take(), (1, width)):
+                return row
+
+    async def rows(self, width: int) -> Encoded:
+        """The next rows of a round that asks for all: at least one, `(rows, width)`, in the order of their positions.
+
+        What was pushed and not taken here is held in memory. Else as `output`.
+        """
+        self._accept()
+        while True:
+            if not self.progress.has_rows:  # else they are taken first: they are of the hop that is the last one now
+                await self._until_come(lambda: self.progress.has_rows)
+            answer = self.progress.take_rows()
+            if rows := self._checked(answer, (answer[0].count, width)):
+                return rows
 
     def reject(self, error: HopFailed) -> None:
-        """The last output cannot be used: the next is of the same row, from other peers."""
+        """The last output, or the last rows, cannot be used: the next are of the same positions, from other peers."""
         self._delivered = False
+        self.progress.reject_rows()
         self._trouble(error)
 
     def close(self) -> None:
@@ -188,6 +227,27 @@ class Chain:
         if self.lineup:
             self.lineup.close(keep_links=self._edges_are_good)
         self._hops.let_go()
+
+    async def _until_come(self, come: Callable[[], bool]) -> None:
+        """Return when what was asked for has `come`; a chain that breaks meanwhile is made whole."""
+        while True:
+            if self.leaving and not self.troubles and time.monotonic() > self.move_after:
+                await self._failover.move(self)
+            await self._until(come)
+            if come():
+                return
+            await self._failover.recover(self)
+
+    def _checked(self, answer: Answer, shape: tuple[int, int]) -> Encoded | None:
+        """What has come, if it has this shape; else it is rejected."""
+        message, payload = answer
+        try:
+            check_tensor(message.tensors, len(payload), shape)
+        except ProtocolError as error:
+            self.reject(as_hop_failure(error, self.last_peer))
+            return None
+        self._delivered = True
+        return Encoded(message.tensors, payload)
 
     # What recovery needs
 
@@ -201,10 +261,11 @@ class Chain:
     def certain(self) -> dict[PeerId, Standing]:
         """What the hops that are linked must have, since what they made of it has come out: nobody needs to be asked.
 
-        Empty where some may lack what was pushed, or where none has lost its link and so anyone may be at fault.
+        Empty where some may lack what was pushed, or where none has lost its link and so anyone may be at fault; and
+        for a fork, whose outboxes begin where the copy ends.
         """
         linked = [span.peer for span in self.route if self._hops.is_linked(span.peer)]
-        if not self.progress.is_certain or len(linked) == len(self.route):
+        if self._copied or not self.progress.is_certain or len(linked) == len(self.route):
             return {}
         return {peer: Standing(self.progress.answered, shallowest=0, outbox_from=0) for peer in linked}
 
@@ -252,23 +313,31 @@ class Chain:
 
     async def _feed(self, lineup: Lineup, start: int) -> None:
         """Push again what was pushed of positions from `start` on, once the first hop is connected."""
-        end, wanted = self.progress.end, self.progress.wanted
+        end, answered, returns = self.progress.end, self.progress.answered, self.progress.returns
         if start == end:
             return
         await lineup.first_stands.wait()
+        if returns == "all":  # no step has rows that are there already and others that are not
+            await self._feed_part(start, answered, "none", "none")
+            await self._feed_part(max(start, answered), end, "all", "all")
+        else:
+            await self._feed_part(start, end, "none", returns)
+
+    async def _feed_part(self, start: int, end: int, returns: Returns, at_last: Returns) -> None:
+        """Push [start, end) again; `at_last` is what is asked for with the last piece."""
+        if start >= end:
+            return
         async for hidden in self._inputs(start, end):
-            start += hidden.specs[0].shape[0]
-            last = start == end and wanted
-            await self._push(start - hidden.specs[0].shape[0], hidden, "last" if last else "none")
+            count = hidden.specs[0].shape[0]
+            await self._push(start, hidden, at_last if start + count == end else returns)
+            start += count
 
     # What the control links tell
 
     def hop_said(self, peer: PeerId, message: Opened | Redirected | Extended | Report | Failure) -> None:
         match message:
             case Opened():
-                if self.lineup:
-                    self._hops.opened(peer, self.lineup.plan.reserve)
-                self._ready(peer)
+                self._opened(peer, message.cached)
             case Redirected() if message.epoch == self.epoch:
                 self._ready(peer)
             case Extended():
@@ -303,7 +372,14 @@ class Chain:
                 self._on_hops(span.peer, spent)
                 if self._decodes:
                     self.speeds.observe(span.peer, spent)
-        if self.progress.came(output, payload):
+        try:
+            if output.count:
+                check_output(output, payload, self._width)
+            further = self.progress.came(output, payload)
+        except ProtocolError as error:
+            self._trouble(as_hop_failure(error, self.last_peer))
+            return
+        if further:
             if self.progress.is_out:
                 self._patience.answered(asyncio.get_running_loop().time())
             self._moved()
@@ -334,6 +410,16 @@ class Chain:
         if self._outputs % LOOK_OUTPUTS == 1:
             self._failover.look_around(self)
 
+    def _opened(self, peer: PeerId, cached: int) -> None:
+        """A hop that does not know what a fork is opens an empty session."""
+        if self.lineup and not self.lineup.plan.begins_right(peer, cached):
+            reason = f"{peer} holds {cached} tokens of a session that was to begin as a copy of another"
+            self._trouble(HopFailed(peer, "cannot_fork", reason))
+            return
+        if self.lineup:
+            self._hops.opened(peer, self.lineup.plan.reserve)
+        self._ready(peer)
+
     def _ready(self, peer: PeerId) -> None:
         if self.lineup:
             self.lineup.is_ready(peer)
@@ -363,7 +449,7 @@ class Chain:
         self._edges_are_good &= error.code != "edge_silent"
         self._news.notify()
 
-    async def _push(self, position: int, hidden: Encoded, returns: Literal["none", "last"]) -> None:
+    async def _push(self, position: int, hidden: Encoded, returns: Returns) -> None:
         if self.troubles:
             return
         assert self.lineup

@@ -33,6 +33,10 @@ class Plan:
     def route(self) -> Route:
         return tuple(order.span for order in self.orders)
 
+    def begins_right(self, peer: PeerId, cached: int) -> bool:
+        """Whether a hop that has opened the session with so many tokens has what it should."""
+        return all(cached == order.length for order in self.orders if order.span.peer == peer and order.fresh)
+
     def messages(self, me: PeerId) -> list[Open | Redirect]:
         """What each hop is told, in their order."""
         peers = [order.span.peer for order in self.orders]
@@ -57,7 +61,8 @@ class Plan:
         if not order.fresh:
             return Redirect(length=order.length, **place)
         blocks = (order.span.blocks.start, order.span.blocks.end)
-        return Open(fingerprint=self.fingerprint, blocks=blocks, reserve=self.reserve, **place)
+        parent = (order.parent, order.length) if order.parent else None
+        return Open(fingerprint=self.fingerprint, blocks=blocks, reserve=self.reserve, parent=parent, **place)
 
 
 class Listener(Protocol):

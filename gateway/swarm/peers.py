@@ -17,7 +17,7 @@ from shared.changes import Changes
 from shared.errors import HopFailed
 from shared.network import Network
 from shared.pool import Dialler
-from shared.types import BlockRange, Fingerprint, PeerId, Span
+from shared.types import BlockRange, Fingerprint, Numerics, PeerId, Span
 
 logger = logging.getLogger(__name__)
 
@@ -170,4 +170,9 @@ def _candidate(announcement: Announcement, blocks: BlockRange, control: Control,
         longest_tokens=max(pong.longest_tokens, pong.room_tokens),
         load=load,
         slowness=slowness,
+        numerics=_words(announcement.numerics),
     )
+
+
+def _words(numerics: Numerics | None) -> str:
+    return f"{numerics.dtype} {numerics.quantization} {numerics.wire}" if numerics else ""

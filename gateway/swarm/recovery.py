@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from gateway.swarm.routing import Route
-from shared.types import BlockRange, PeerId, Span
+from shared.types import BlockRange, PeerId, SessionId, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,14 @@ class Standing:
 class Order:
     """What a hop shall do: keep [0, `length`) of its cache, and send on what it makes of positions from `forward_from`.
 
-    A `fresh` hop has no session yet.
+    A `fresh` hop has no session yet; where it has its `parent`, it begins with a copy of `length` tokens of that.
     """
 
     span: Span
     length: int
     forward_from: int
     fresh: bool
+    parent: SessionId | None = None
 
 
 def plan(

@@ -29,6 +29,8 @@ class Candidate:
     """How many times as long as one session alone its sessions take."""
     slowness: float = 1.0
     """How many times slower than announced it has been of late."""
+    numerics: str = ""
+    """What decides its arithmetic, as it says."""
 
     @property
     def announced_block_s(self) -> float:
@@ -48,6 +50,12 @@ def choose_route(candidates: Iterable[Candidate], model: str, wanted: BlockRange
         return _merge(spans)
     check_possible(everyone, model, wanted, reserve)
     raise CacheFull(f"the peers of {model} are full: none have room for {reserve} tokens in blocks {wanted} now")
+
+
+def numerics_of(route: Route, candidates: Iterable[Candidate]) -> str:
+    """What decides the arithmetic of a chain over this route: the same text for the same kinds of peers."""
+    peers = {span.peer for span in route}
+    return ", ".join(sorted({each.numerics for each in candidates if each.peer in peers}))
 
 
 def check_possible(candidates: Iterable[Candidate], model: str, wanted: BlockRange, reserve: int) -> None:

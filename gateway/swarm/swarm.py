@@ -16,7 +16,7 @@ from gateway.swarm.chain import Chain, Inputs, OnHops
 from gateway.swarm.failover import LOOK_AGAIN_S, ChainFailover, OnRepair
 from gateway.swarm.peers import ModelPeers, Peers
 from gateway.swarm.relay import RelayedEdges
-from gateway.swarm.routing import check_possible, choose_route
+from gateway.swarm.routing import check_possible, choose_route, numerics_of
 from gateway.swarm.spare_links import SpareLinks
 from shared.errors import CacheFull, HopFailed, NoRoute, OutOfCache
 from shared.pool import LinkPool
@@ -146,4 +146,7 @@ class Swarm:
             self._on_repair,
             functools.partial(self._admission.ahead, model.fingerprint),
         )
-        return Chain(self._me, route, self._peers.controls, self._pool, failover, self._relayed, self._on_hops)
+        return Chain(
+            self._me, route, self._peers.controls, self._pool, failover, self._relayed, self._on_hops,
+            numerics_of(route, candidates),
+        )  # fmt: skip

@@ -44,9 +44,29 @@ class SessionCache(Cache):
         if position + tokens > self.reserve:
             raise CacheOverrun(f"{position + tokens} tokens are more than the {self.reserve} reserved")
         if position < self.length:
-            if position < self.shallowest and position:
-                raise CropTooDeep(f"a crop from {self.length} to {position} tokens is more than a sliding layer holds")
+            self._check_depth(position)
             self._set_length(position)
+
+    @torch.inference_mode()
+    def take(self, parent: SessionCache, length: int) -> None:
+        """Become a copy of the first `length` tokens of `parent`, over the same blocks; this cache is empty.
+
+        Raises PositionGap, CropTooDeep and CacheOverrun; the cache is then as it was.
+        """
+        assert self.blocks == parent.blocks
+        if length > parent.length:
+            raise PositionGap(f"{length} tokens cannot be copied of {parent.length}")
+        if length > self.reserve:
+            raise CacheOverrun(f"{length} tokens are more than the {self.reserve} reserved")
+        parent._check_depth(length)
+        for layer, other in zip(self.layers, parent.layers, strict=True):
+            layer.take(other, length)
+        self._set_length(length)
+
+    def _check_depth(self, position: int) -> None:
+        """Raises CropTooDeep where what a crop to `position` needs is not held any more."""
+        if 0 < position < min(self.length, self.shallowest):
+            raise CropTooDeep(f"a crop from {self.length} to {position} tokens is more than a sliding layer holds")
 
     @property
     def shallowest(self) -> int:

@@ -65,6 +65,15 @@ class SlabLayer(CacheLayerMixin):
         self.length = length
         self.first = min(self.first, length)
 
+    def take(self, other: SlabLayer, length: int) -> None:
+        """Become a copy of the first `length` tokens of `other`, which holds what follows them; this layer is empty."""
+        if other.keys is None or other.values is None:
+            return
+        held = length - other.first
+        self._rows = min(most_rows(self.reserve, self.window), held + _FIRST_ROWS)
+        self.keys, self.values = (_copied(slab, held, self._rows) for slab in (other.keys, other.values))
+        self.first, self.length, self.is_initialized = other.first, length, True
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of keys that `update` will return for so many queries, and the position of the first of them."""
         offset = max(0, self.length - self._reach())
@@ -105,3 +114,10 @@ class SlabLayer(CacheLayerMixin):
         if slab is not None:
             moved[:, :, : self.length - oldest] = slab[:, :, oldest - self.first : self.length - self.first]
         return moved
+
+
+def _copied(slab: torch.Tensor, held: int, rows: int) -> torch.Tensor:
+    """The first `held` rows of a slab in a new one with so many `rows`."""
+    copied = slab.new_empty((*slab.shape[:2], rows, slab.shape[3]))
+    copied[:, :, :held] = slab[:, :, :held]
+    return copied

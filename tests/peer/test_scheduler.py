@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from peer import scheduler
 from peer.cursor import Cursor
 from peer.gathering import Gathering
 from peer.model.blocks import Blocks
@@ -194,6 +195,103 @@ async def test_the_last_hop_answers_every_slice_and_returns_the_last_row(blocks:
     assert [message.count for message, _ in out.frames][-1] == 1
     assert not any(message.count for message, _ in out.frames[:-1])
     assert torch.allclose(row, alone(blocks, hidden)[-1:], atol=1e-5)
+
+
+async def test_the_last_hop_returns_every_row_of_every_slice_once_all_are_asked_for(blocks: Blocks) -> None:
+    peer = Peer(blocks)
+    hidden = torch.randn(100, 64)
+    session, out = peer.open(1, last=True)
+    peer.step(session, hidden, 0, 1, returns="all")
+    async with peer.running():
+        rows = await out.rows(100)
+    assert len(out.frames) > 1
+    positions = [
+        position for message, _ in out.frames for position in range(message.position, message.position + message.count)
+    ]
+    assert positions == list(range(100))
+    assert torch.allclose(rows, alone(blocks, hidden), atol=1e-5)
+
+
+async def test_a_copy_that_fails_fences_the_fork_and_leaves_its_parent(blocks: Blocks) -> None:
+    peer = Peer(blocks)
+    hidden = torch.randn(5, 64)
+    parent, out = peer.open(1)
+    fork, _ = peer.open(2)
+    fork.done = 4  # more than the parent's cache holds
+    peer.scheduler.fork(fork, parent)
+    async with peer.running():
+        await asyncio.wait_for(peer.scheduler.forked(fork), 20)
+        assert set(peer.failures) == {fork.id}
+        peer.step(parent, hidden, 0, 1)
+        assert torch.allclose(await out.rows(5), alone(blocks, hidden), atol=1e-5)
+    assert len(peer.sessions) == 1
+
+
+def watched(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the torch thread does from now on, in order."""
+    did: list[str] = []
+    runner = peer.scheduler._runner
+    for name in ("fork", "run"):
+        work = getattr(runner, name)
+        monkeypatch.setattr(runner, name, lambda *args, name=name, work=work: (did.append(name), work(*args))[1])
+    return did
+
+
+async def with_forks(peer: Peer, hidden: torch.Tensor, count: int) -> tuple[Session, Downstream, list[Session]]:
+    """A session that has run these tokens, and others that are to begin as copies of it; nothing runs now."""
+    parent, out = peer.open(1)
+    peer.step(parent, hidden, 0, 1)
+    task = asyncio.create_task(peer.scheduler.run())
+    await out.rows(len(hidden))
+    task.cancel()
+    forks = [peer.open(2 + number)[0] for number in range(count)]
+    for fork in forks:
+        fork.done, fork.cursor = len(hidden), Cursor(epoch=1, length=len(hidden))
+        peer.scheduler.fork(fork, parent)
+    return parent, out, forks
+
+
+async def test_between_two_forwards_few_caches_are_copied(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "COPIES_PART", 0.0)
+    peer = Peer(blocks)
+    _, _, forks = await with_forks(peer, torch.randn(5, 64), 9)
+    did = watched(peer, monkeypatch)
+    other, out = peer.open(99)
+    peer.step(other, torch.randn(400, 64), 0, 1)
+    async with peer.running():
+        await out.rows(400)
+        await asyncio.wait_for(asyncio.gather(*map(peer.scheduler.forked, forks)), 20)
+    assert did[:6] == ["fork", "run"] * 3
+    assert did.count("fork") == len(forks)
+
+
+async def test_a_copy_that_nobody_wants_any_more_is_not_made(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(blocks)
+    parent, _, (*unwanted, wanted) = await with_forks(peer, torch.randn(5, 64), 4)
+    did = watched(peer, monkeypatch)
+    for session in (parent, *unwanted):
+        peer.close(session)
+    assert len(peer.sessions) == 2  # at once, but for the one that is still to be copied
+    async with peer.running():
+        await asyncio.wait_for(peer.scheduler.forked(wanted), 20)
+        await peer.until_left(1)
+    assert did == ["fork"]
+
+
+async def test_what_is_to_be_copied_does_not_change_before(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent is rolled back while the last copy waits, and that fork's first step is there before its cache."""
+    monkeypatch.setattr(scheduler, "COPIES_PART", 0.0)
+    hidden, token = torch.randn(5, 64), torch.randn(1, 64)
+    peer = Peer(blocks)
+    parent, out, (*_, fork) = await with_forks(peer, hidden, 3)
+    forked = Downstream()
+    fork.outlet = Outlet(cast(Link, forked), on_room=peer.scheduler.wake)
+    peer.step(parent, torch.randn(4, 64), 1, 2)
+    peer.step(fork, token, 5, 1)
+    async with peer.running():
+        row = await forked.rows(6)
+        await out.rows(5)
+    assert torch.allclose(row, alone(blocks, torch.cat([hidden, token]))[5:], atol=1e-5)
 
 
 async def test_one_that_sends_nonsense_fails_alone(blocks: Blocks) -> None:

@@ -53,7 +53,8 @@ MESSAGES: tuple[Message, ...] = (
     Welcome(protocol=1),
     Failure(code="gap", reason="tokens are missing", session=SESSION, peer=PEER, epoch=2, kept=True),
     Open(
-        session=SESSION, fingerprint="f" * 64, blocks=(0, 2), upstream=PEER, downstream=PEER, reserve=9, epoch=1
+        session=SESSION, fingerprint="f" * 64, blocks=(0, 2), upstream=PEER, downstream=PEER, reserve=9, epoch=1,
+        parent=(SESSION, 3),
     ),
     Opened(session=SESSION, cached=3),
     Extend(session=SESSION, reserve=9),

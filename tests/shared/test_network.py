@@ -360,7 +360,7 @@ async def test_a_swarm_is_found_by_a_gateways_url(nodes: Nodes) -> None:
         port = server.sockets[0].getsockname()[1]
         peer = await nodes.start(f"http://127.0.0.1:{port}/v1")
         await sees(peer, "gate")
-    assert asked == [b"GET /swarm HTTP/1.1"] * 5
+    assert asked == [b"GET /health HTTP/1.1"] * 5
 
 
 async def test_a_port_that_is_taken_is_an_error_if_asked_for_and_skipped_else(nodes: Nodes) -> None:

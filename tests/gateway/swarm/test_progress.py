@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.swarm.progress import Progress
+from shared.errors import ProtocolError
 from shared.wire import Output, Report
 
 SESSION = "0" * 32
@@ -56,12 +57,67 @@ def test_a_row_answers_when_it_is_of_the_last_position_of_this_round_and_epoch(p
     assert not progress.is_out
 
 
+def ask_for_all(progress: Progress) -> None:
+    """A round of twelve tokens in three steps."""
+    progress.begin_round(PROMPT)
+    for _ in range(3):
+        progress.pushed(4, "all")
+
+
+def test_all_rows_of_a_round_are_taken_in_order_and_each_once(progress: Progress) -> None:
+    ask_for_all(progress)
+    for position, count in ((PROMPT, 3), (PROMPT + 3, 1), (PROMPT + 4, 4)):
+        assert come(progress, position, count=count)
+    taken = []
+    while progress.has_rows:
+        taken.append(progress.take_rows()[0].position)
+    assert taken == [PROMPT, PROMPT + 3, PROMPT + 4]
+    assert progress.answered == PROMPT + 8
+
+
+@pytest.mark.parametrize(("position", "count"), [(PROMPT + 1, 1), (PROMPT - 1, 2), (PROMPT, 13), (PROMPT + 12, 1)])
+def test_rows_that_nobody_awaits_are_refused(progress: Progress, position: int, count: int) -> None:
+    ask_for_all(progress)
+    with pytest.raises(ProtocolError, match=rf"where those of \[{PROMPT}, {PROMPT + 12}\) are awaited"):
+        come(progress, position, count=count)
+    assert not progress.has_rows
+
+
+def test_rows_that_were_not_taken_are_needed_again_in_a_new_epoch(progress: Progress) -> None:
+    """The last hop may be another one then: what it has not made is not taken for its own."""
+    ask_for_all(progress)
+    for position in (PROMPT, PROMPT + 4):
+        come(progress, position, count=4)
+    progress.take_rows()
+    assert (progress.answered, progress.is_certain) == (PROMPT + 4, False)
+    progress.begin_epoch()
+    assert (progress.has_rows, progress.answered) == (False, PROMPT + 4)
+    assert come(progress, PROMPT + 4, count=8, epoch=2)
+    assert progress.take_rows()[0].count == 8
+
+
+def test_rows_that_are_rejected_are_needed_again(progress: Progress) -> None:
+    ask_for_all(progress)
+    for position in (PROMPT, PROMPT + 4, PROMPT + 8):
+        come(progress, position, count=4)
+    progress.take_rows()
+    progress.take_rows()
+    progress.reject_rows()
+    assert (progress.has_rows, progress.answered) == (False, PROMPT + 4)
+
+
+def test_a_fork_awaits_nothing_of_what_it_begins_with() -> None:
+    fork = Progress(PROMPT)
+    fork.begin_epoch()
+    assert (fork.end, fork.answered, fork.is_out) == (PROMPT, PROMPT, False)
+
+
 def test_a_round_ends_the_wait_for_the_one_before(progress: Progress) -> None:
     push(progress, PROMPT, 1)
     come(progress, PROMPT)
     progress.begin_round(PROMPT + 1)
     assert not progress.is_out
-    assert (progress.end, progress.wanted) == (PROMPT + 1, False)
+    assert (progress.end, progress.returns) == (PROMPT + 1, "none")
 
 
 def test_only_what_comes_from_further_than_before_is_a_move(progress: Progress) -> None:

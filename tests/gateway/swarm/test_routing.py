@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.swarm.routing import Candidate, choose_route, covered_blocks, first_hole
+from gateway.swarm.routing import Candidate, choose_route, covered_blocks, first_hole, numerics_of
 from shared.errors import CacheFull, NoRoute, OutOfCache
-from shared.types import BlockRange, PeerId
+from shared.types import BlockRange, PeerId, Span
 
 
 def peer(
@@ -17,6 +19,15 @@ def peer(
 
 def route(*candidates: Candidate, blocks: int = 30, reserve: int = 10) -> list[str]:
     return [f"{span.peer} {span.blocks}" for span in choose_route(candidates, "model", BlockRange(0, blocks), reserve)]
+
+
+def test_numerics_do_not_tell_who_computes() -> None:
+    def about(*kinds: str) -> str:
+        peers = [replace(peer(str(index), "0:1"), numerics=kind) for index, kind in enumerate(kinds)]
+        spans = tuple(Span(each.peer, each.blocks) for each in peers)
+        return numerics_of(spans, [*peers, replace(peer("other", "0:1"), numerics="float16 none float16")])
+
+    assert about("b", "a", "b") == about("a", "b") == "a, b"
 
 
 def test_one_peer_with_everything_beats_three() -> None:

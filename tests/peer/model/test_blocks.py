@@ -154,6 +154,7 @@ def growth(warm_up: Path, directory: Path, blocks: str, quantization: str = "non
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_process_grows_by_what_it_holds(llama: Path, thirty_blocks: Path) -> None:
     ten, thirty = (growth(llama, thirty_blocks, blocks) for blocks in ("10:20", "0:30"))
     assert ten <= 0.45 * thirty

@@ -95,6 +95,7 @@ def test_a_file_cut_off_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not visible(tmp_path / "models")
 
 
+@pytest.mark.slow
 def test_the_conversion_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     write_tiny_gguf(tmp_path / "x.gguf")
     program = "import sys, pathlib; from shared.checkpoint import open_checkpoint\n"
