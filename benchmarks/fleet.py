@@ -224,6 +224,7 @@ async def _start_gateway(words: list[str], host: Host, state: Path) -> tuple[Nod
     """A gateway that answers at the URL."""
     port, p2p_port = free_port(), free_port()
     listening = ["--host", host.address, "--port", str(port), "--listen", host.address, "--p2p-port", str(p2p_port)]
+    listening.append("--no-require-keys")  # not every host is loopback
     node = Node(*host.before, PROGRAMS / "gateway", "start", *words, *listening, "--state-dir", str(state))
     return node, f"http://{host.address}:{port}"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gateway.generation.chains import Inputs
 from gateway.generation.ends import Ends
-from gateway.generation.engine import Engine, Inputs
+from gateway.generation.engine import Engine
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.shared_ends import SharedEnds
 from gateway.swarm.chain import Chain
@@ -63,9 +64,9 @@ async def test_a_text_whose_chain_overruns_a_cache_goes_on_over_another_with_the
     bench, ids = Bench(directory, site), []
     async with aclosing(bench.engine.generate(PROMPT, SAMPLED)) as text:
         async for token in text:
-            ids.append(token)
+            ids.append(token.id)
             if len(ids) == 5:
                 break_promise(peers[1])
-    assert ids == [token async for token in LocalEngine.load(directory).generate(PROMPT, SAMPLED)]
+    assert ids == [token.id async for token in LocalEngine.load(directory).generate(PROMPT, SAMPLED)]
     assert bench.opened == [False, True]
     assert not any(peer.peer in site.network.refusals.peers for peer in peers)

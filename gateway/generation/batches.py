@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LARGEST = 64
-"""Items that are done at once: it bounds what a batch takes in memory."""
+"""Items that are done at once, unless said otherwise: it bounds what a batch takes in memory."""
 
 PAUSE = 0.1
 """Of the time that a batch takes: so long the first item waits for others that may be on their way."""
@@ -41,12 +41,17 @@ class Batches(Generic[Item, Result]):
         thread: Executor,
         on_batch: OnBatch = lambda size, seconds: None,
         others: Callable[[], bool] = lambda: False,
+        largest: int = LARGEST,
     ) -> None:
-        """`others`: whether an item that comes may soon be followed by somebody else's."""
+        """`others`: whether an item that comes may soon be followed by somebody else's.
+
+        At most `largest` items are done before other kinds of work get their turn: one, where they share nothing.
+        """
         self._run = run
         self._thread = thread
         self._on_batch = on_batch
         self._others = others
+        self._largest = largest
         self._batch_s = 0.0
         self._lock = threading.Lock()  # of what follows, which both threads use
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -73,7 +78,7 @@ class Batches(Generic[Item, Result]):
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the thread: one batch. Other kinds of work get their turn before the next one."""
         with self._lock:
-            batch, self._waiting = self._waiting[:LARGEST], self._waiting[LARGEST:]
+            batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
             more = self._called = bool(self._waiting)
         if more:
             self._thread.submit(self._work, loop)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol
 
-from gateway.generation.detokenizer import Detokenizer
+import numpy as np
+import numpy.typing as npt
+
+from gateway.generation.answer_text import AnswerText
+from gateway.generation.grammars import Grammars
+from gateway.generation.merged import merged
 from gateway.generation.sampling import SamplingParams
-from gateway.generation.stops import StopStrings
+from gateway.generation.token_trie import TokenTrie
 from gateway.generation.tokenizer import TextTokenizer
+from gateway.generation.tokens import OnOpen, Token
 
 Finish = Literal["stop", "length"]
 
@@ -18,14 +25,25 @@ Finish = Literal["stop", "length"]
 class TokenSource(Protocol):
     """What a completion needs of the engine."""
 
-    def generate(
-        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = ...
-    ) -> AsyncGenerator[int, None]:
-        """Token ids one by one: up to and with a stop id, else `params.max_tokens` of them.
+    def generate_each(
+        self, prompt: list[int], choices: Sequence[SamplingParams], on_open: OnOpen = ...
+    ) -> Sequence[AsyncGenerator[Token, None]]:
+        """The tokens of each choice, one by one: up to and with a stop id, else `max_tokens` of them.
 
-        `on_open` is called when the swarm has room for it, which may take a while.
-        Raises NoRoute, OutOfCache, HopFailed or DeadlinePassed. Closing it frees what it holds elsewhere.
+        The choices share one prefill of the prompt: all are to be read at the same time. They
+        raise NoRoute, OutOfCache, HopFailed or DeadlinePassed; closing one frees what it holds elsewhere.
         """
+        ...
+
+    async def score(self, ids: list[int], top: int, on_open: OnOpen = ...) -> list[Token]:
+        """These ids, each with the logarithm of its probability after those before it, None for the first.
+
+        With each go the `top` likeliest at its place. Raises what generating raises.
+        """
+        ...
+
+    async def hidden_mean(self, ids: list[int], on_open: OnOpen = ...) -> npt.NDArray[np.float32]:
+        """(hidden,): the mean over all positions of the hidden states after the final norm. Raises as `score` does."""
         ...
 
 
@@ -33,7 +51,8 @@ class TokenSource(Protocol):
 class ServedModel:
     """One model behind the API: its public id, Unix time since when it is served, and what makes text of it.
 
-    `context_length` bounds prompt and completion together, in tokens; `end_ids` end a completion.
+    `context_length` bounds prompt and completion together, in tokens; `end_ids` end a completion. `fingerprint` stands
+    for the model's files and the numerics of its ends. Its `grammars` make a `token_trie` if none is given.
     """
 
     id: str
@@ -42,47 +61,79 @@ class ServedModel:
     engine: TokenSource
     context_length: int
     end_ids: frozenset[int]
+    fingerprint: str = ""
+    hidden_size: int = 0
+    token_trie: TokenTrie | None = None
+    grammars: Grammars = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grammars", Grammars(self.tokenizer, self.end_ids, self.token_trie))
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a completion's text, and the ids that came with it: the pieces' ids join to all that were made.
+    """A stretch of a choice's text, and the tokens that came with it: those of all pieces are all that were made.
 
-    `tokens` counts all ids so far, and only the last piece has a `finish`. It alone may have no text.
+    Only a choice's last piece has a `finish`. It alone may have no text.
     """
 
     text: str
-    ids: tuple[int, ...]
-    tokens: int
+    tokens: tuple[Token, ...]
     finish: Finish | None = None
+    choice: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
 
 
-async def complete(
+def complete(
     model: ServedModel,
     prompt: list[int],
-    params: SamplingParams,
+    choices: Sequence[SamplingParams],
     stop: tuple[str, ...] = (),
-    on_open: Callable[[], None] = lambda: None,
+    shown: frozenset[int] = frozenset(),
+    on_open: OnOpen = lambda numerics: None,
+    is_over: Callable[[int], bool] = lambda choice: False,
 ) -> AsyncGenerator[Piece, None]:
-    """Pieces of the model's answer, the last with its finish reason. Raises what the engine raises.
+    """Pieces of all choices as they come, the last of each with its finish reason. Raises what the engine raises.
 
-    `on_open` is called when the swarm has room for it.
+    `shown` are special tokens that have a text, in which no stop string is looked for; other special tokens have none.
+    `on_open` is called when the swarm has room for it. A choice that `is_over`, asked after each of its
+    pieces, ends there, without a finish reason.
     """
-    detokenizer, stops = Detokenizer(model.tokenizer.decode), StopStrings(stop)
-    ids: list[int] = []  # since the last piece
-    count, ended = 0, False
-    async with aclosing(model.engine.generate(prompt, params, on_open)) as tokens:
+    sources = model.engine.generate_each(prompt, choices, on_open)
+    decode = partial(model.tokenizer.decode, shown=shown)
+    return merged(
+        [
+            _pieces(source, params.stop_ids, AnswerText(decode, stop, shown, params.min_tokens), place, is_over)
+            for place, (source, params) in enumerate(zip(sources, choices, strict=True))
+        ]
+    )
+
+
+async def _pieces(
+    source: AsyncGenerator[Token, None],
+    stop_ids: frozenset[int],
+    text: AnswerText,
+    choice: int,
+    is_over: Callable[[int], bool],
+) -> AsyncGenerator[Piece, None]:
+    held: list[Token] = []  # since the last piece
+    ended = False
+    async with aclosing(source) as tokens:
         async for token in tokens:
-            ids.append(token)
-            count += 1
-            ended = token in params.stop_ids
-            text = stops.feed(detokenizer.flush() if ended else detokenizer.feed(token))
-            if ended or stops.found:
+            held.append(token)
+            ended = token.id in stop_ids
+            said = "" if ended else text.feed(token.id)
+            if ended or text.found:
                 break
-            if text:
-                yield Piece(text, tuple(ids), count)
-                ids = []
+            if said:
+                yield Piece(said, tuple(held), choice=choice)
+                held = []
+                if is_over(choice):
+                    return
         else:
-            text = stops.feed(detokenizer.flush())
-    text += stops.flush()
-    yield Piece(text, tuple(ids), count, "stop" if ended or stops.found else "length")
+            said = ""
+    said += text.end()
+    yield Piece(said, tuple(held), "stop" if ended or text.found else "length", choice)

@@ -41,8 +41,11 @@ HeadWeights = Literal["none", "int8"]
 class Ends:
     """Embedding, final norm and head of one model. One thread at a time may run them."""
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-        """`model` is a causal language model without blocks."""
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device, head: HeadWeights = "none"
+    ) -> None:
+        """`model` is a causal language model without blocks, whose `head` is quantized so."""
+        self.numerics = f"{dtype} {device.type} {head} {torch.__version__}"
         self.dtype = dtype
         self.device = device
         self.hidden_size: int = model.config.hidden_size
@@ -53,6 +56,7 @@ class Ends:
         config = config_of_blocks(model.config, 0, 0)
         self._embedder = variant(core, (), config, nothing_after(core))
         self._head = variant(model, path, config, nothing_before(core))
+        self._finisher = variant(core, (), config, nothing_before(core))
         self._positions = takes_position_ids(core)
 
     @classmethod
@@ -79,7 +83,7 @@ class Ends:
         if head == "int8":
             _quantize_head(model, dtype)
         speed_up_decoding(model)
-        return cls(model, dtype, device)
+        return cls(model, dtype, device, head)
 
     def embed(self, ids: list[int], position: int) -> torch.Tensor:
         """Token ids at positions from `position` to the first block's input, (tokens, hidden)."""
@@ -99,6 +103,12 @@ class Ends:
         """The last block's output, (rows, hidden), to float32 scores, (rows, vocabulary)."""
         rows = hidden.to(self.device, self.dtype)[None]
         return self._head(inputs_embeds=rows, use_cache=False).logits[0].float()
+
+    @torch.inference_mode()
+    def final(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last block's output, (rows, hidden), to what the head is given, in float32, (rows, its width)."""
+        rows = hidden.to(self.device, self.dtype)[None]
+        return self._finisher(inputs_embeds=rows, use_cache=False).last_hidden_state[0].float()
 
 
 def _is_of_ends(name: str) -> bool:

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
-from gateway.generation.reservation import AHEAD_TOKENS, LOW_TOKENS, Extendable, Reservation
+import numpy as np
+import numpy.typing as npt
+
+from gateway.generation.chains import CHAINS_LIMIT, Chain, OpenChain, inputs_of
+from gateway.generation.prompt_rows import PromptRows
+from gateway.generation.reservation import AHEAD_TOKENS, LOW_TOKENS, Reservation
+from gateway.generation.sampler import Sampler
 from gateway.generation.sampling import SamplingParams
-from gateway.generation.shared_ends import SharedEnds
+from gateway.generation.shared_ends import Choice, SharedEnds
+from gateway.generation.shared_prefill import LastRow, SharedPrefill, Start
+from gateway.generation.tokens import OnOpen, Token
 from shared.errors import ChainLost, HopFailed, OutOfCache
-from shared.tensors import WIDEST_BYTES, Encoded
-from shared.types import PeerId
-from shared.wire import PAYLOAD_LIMIT
-
-PREFILL_CHUNK = 256
-"""Tokens of a prompt that go through the chain at once: hop 2 works on one chunk while hop 1 works on the next."""
-
-
-class Chain(Extendable, Protocol):
-    """A session over all blocks of the model."""
-
-    def begin_round(self, position: int) -> None: ...
-
-    @property
-    def last_peer(self) -> PeerId: ...
-
-    async def push(self, hidden: Encoded, returns: Literal["none", "last"]) -> None: ...
-
-    async def output(self, width: int) -> Encoded: ...
-
-    def reject(self, error: HopFailed) -> None: ...
-
-
-Inputs = Callable[[int, int], AsyncIterator[Encoded]]
-"""The embeddings of positions [start, end), in order, in pieces that fit into frames."""
-
-OpenChain = Callable[[int, bool, Inputs], AbstractAsyncContextManager[Chain]]
-"""Opens a chain with room for so many tokens; True for a request that has begun and goes on, which waits for nobody.
-A chain that breaks asks for what was pushed again."""
-
-CHAINS_LIMIT = 4
-"""So many chains are lost, one after the other, without a token from any, before a text ends with the error."""
+from shared.tensors import Encoded
 
 
 class Engine:
@@ -55,26 +31,59 @@ class Engine:
         self._ends = ends
         self._open_chain = open_chain
         self._on_step = on_step
-        self._chunk = max(1, min(PREFILL_CHUNK, PAYLOAD_LIMIT // (ends.hidden_size * WIDEST_BYTES)))
+        self._rows = PromptRows(ends, open_chain)
 
-    async def generate(
-        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
-    ) -> AsyncGenerator[int, None]:
-        """Token ids one by one, the stop token included, at most `params.max_tokens`.
+    def generate_each(
+        self, prompt: list[int], choices: Sequence[SamplingParams], on_open: OnOpen = lambda numerics: None
+    ) -> Sequence[AsyncGenerator[Token, None]]:
+        """The tokens of each choice, one by one, the stop token included, at most its `max_tokens`.
 
-        Raises NoRoute, OutOfCache, HopFailed, ChainLost. Closing the iterator frees the caches on all hops.
+        Those that are read at the same time share one prefill. They raise NoRoute, OutOfCache, HopFailed, ChainLost;
+        closing one frees its caches on all hops.
         """
-        ids, limit, ahead = list(prompt), len(prompt) + params.max_tokens, AHEAD_TOKENS
-        begun, lost = False, 0
-        while len(ids) == len(prompt) or not _ends(ids, params, limit):
+        prefill = SharedPrefill(len(prompt), self._open_chain, on_open)
+        return [self._choice(prompt, params, prefill) for params in choices]
+
+    def generate(
+        self, prompt: list[int], params: SamplingParams, on_open: OnOpen = lambda numerics: None
+    ) -> AsyncGenerator[Token, None]:
+        """The tokens of one choice."""
+        return self.generate_each(prompt, [params], on_open)[0]
+
+    async def score(self, ids: list[int], top: int, on_open: OnOpen = lambda numerics: None) -> list[Token]:
+        """These ids with their log probabilities, None for the first, and the `top` likeliest at the place of each.
+
+        Raises NoRoute, OutOfCache, HopFailed, ChainLost.
+        """
+        return await self._rows.score(ids, top, on_open)
+
+    async def hidden_mean(self, ids: list[int], on_open: OnOpen = lambda numerics: None) -> npt.NDArray[np.float32]:
+        """(hidden,): the mean over all positions of the hidden states after the final norm. Raises as `score`."""
+        return await self._rows.hidden_mean(ids, on_open)
+
+    async def _choice(
+        self, prompt: list[int], params: SamplingParams, prefill: SharedPrefill
+    ) -> AsyncGenerator[Token, None]:
+        async with Sampler(params, prompt) as sampler, aclosing(self._over_chains(prompt, sampler, prefill)) as tokens:
+            async for token in tokens:
+                yield token
+
+    async def _over_chains(
+        self, prompt: list[int], sampler: Sampler, prefill: SharedPrefill
+    ) -> AsyncGenerator[Token, None]:
+        """The text's tokens, over one chain or several, one after the other."""
+        ids, limit, ahead = list(prompt), len(prompt) + sampler.params.max_tokens, AHEAD_TOKENS
+        inputs, lost = inputs_of(ids, self._ends), 0
+        while len(ids) == len(prompt) or not _ends(ids, sampler.params, limit):
+            begin = prefill.start if len(ids) == len(prompt) else prefill.resume
             try:
-                async with self._open_chain(min(limit, len(ids) + ahead), begun, self._inputs(ids)) as chain:
-                    begun = True
-                    on_open()
-                    async with aclosing(self._tokens(chain, ids, params, limit)) as tokens:
-                        async for token in tokens:
-                            lost = 0
-                            yield token
+                async with (
+                    begin(min(limit, len(ids) + ahead), inputs) as start,
+                    aclosing(self._tokens(start, ids, sampler, limit)) as tokens,
+                ):
+                    async for token in tokens:
+                        lost = 0
+                        yield token
             except ChainLost:
                 lost += 1
                 if lost == CHAINS_LIMIT:
@@ -85,42 +94,42 @@ class Engine:
                 return  # even idle, no peers could hold a longer text
             ahead = LOW_TOKENS
 
-    async def _tokens(
-        self, chain: Chain, ids: list[int], params: SamplingParams, limit: int
-    ) -> AsyncGenerator[int, None]:
+    async def _tokens(self, start: Start, ids: list[int], sampler: Sampler, limit: int) -> AsyncGenerator[Token, None]:
         """Tokens after `ids`, which they are added to, until the text ends or the chain holds no more of it."""
-        await self._prefill(chain, ids)
+        chain = start.chain
+        if not start.row:
+            await self._prefill(chain, ids)
         async with Reservation(chain, limit) as room:
             with self._ends.session():
-                goes_on, pushed_at = True, None
-                while goes_on:
-                    token, hidden = await self._choose(chain, pushed_at, params, len(ids))
-                    ids.append(token)
-                    goes_on = not _ends(ids, params, limit) and await room.holds(len(ids))
-                    if goes_on:  # before the token is told: that takes time in which the chain can work
-                        pushed_at = await self._step(chain, hidden, len(ids) - 1)
-                    yield token
-
-    def _inputs(self, ids: list[int]) -> Inputs:
-        """What goes into a chain for these ids; more may be added to them meanwhile."""
-
-        async def inputs(start: int, end: int) -> AsyncIterator[Encoded]:
-            for first in range(start, end, self._chunk):
-                yield await self._ends.embed(ids[first : min(first + self._chunk, end)], first)
-
-        return inputs
+                choice = await self._first(start, sampler, len(ids))
+                while await _goes_on(choice.token, ids, sampler, limit, room):
+                    pushed_at = await self._step(chain, choice.hidden, len(ids) - 1)
+                    yield choice.token  # which takes time, in which the chain works
+                    choice = await self._choose(chain, sampler, len(ids), pushed_at)
+                yield choice.token
 
     async def _prefill(self, chain: Chain, ids: list[int]) -> None:
         """Send these ids into an empty chain, in chunks."""
         chain.begin_round(0)
         left = len(ids)
-        async for hidden in self._inputs(ids)(0, left):
+        async for hidden in inputs_of(ids, self._ends)(0, left):
             left -= hidden.specs[0].shape[0]
             await chain.push(hidden, "none" if left else "last")
 
+    async def _first(self, start: Start, sampler: Sampler, position: int) -> Choice:
+        """The token after the prompt, whoever has run that."""
+        if start.row:
+            return await self._ends.choose(start.row.output, start.row.source, sampler, position)
+        return await self._choose(start.chain, sampler, position, on_row=start.share)
+
     async def _choose(
-        self, chain: Chain, pushed_at: float | None, params: SamplingParams, position: int
-    ) -> tuple[int, Encoded]:
+        self,
+        chain: Chain,
+        sampler: Sampler,
+        position: int,
+        pushed_at: float | None = None,
+        on_row: Callable[[LastRow], None] = lambda row: None,
+    ) -> Choice:
         """The next token and its embedding, of what the chain makes; a decode step was pushed at `pushed_at`.
 
         A row that cannot be decoded is the fault of the peer that sent it: the chain makes it again without that one.
@@ -129,10 +138,14 @@ class Engine:
             output = await chain.output(self._ends.hidden_size)
             if pushed_at is not None:
                 self._on_step(time.perf_counter() - pushed_at)
+            source = chain.last_peer
             try:
-                return await self._ends.choose(output, chain.last_peer, params, position)
+                choice = await self._ends.choose(output, source, sampler, position)
             except HopFailed as error:
                 chain.reject(error)
+            else:
+                on_row(LastRow(output, source))
+                return choice
 
     async def _step(self, chain: Chain, hidden: Encoded, position: int) -> float:
         """Send one token into the chain, as a round of its own; when that was."""
@@ -140,6 +153,15 @@ class Engine:
         chain.begin_round(position)
         await chain.push(hidden, "last")
         return pushed_at
+
+
+async def _goes_on(token: Token, ids: list[int], sampler: Sampler, limit: int, room: Reservation) -> bool:
+    """Add a token to `ids`; False when the text ends with it, or the chain holds no more."""
+    ids.append(token.id)
+    if _ends(ids, sampler.params, limit):
+        return False
+    sampler.accept(token.id)
+    return await room.holds(len(ids))
 
 
 def _ends(ids: list[int], params: SamplingParams, limit: int) -> bool:

@@ -11,12 +11,14 @@ All in numpy: on a CPU its arg max takes a tenth of the time of torch's, and a d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from gateway.generation.grammar import Grammar
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -31,8 +33,12 @@ _REACHES = (3.0, 8.0)  # how far below the best score a nucleus may reach, tried
 class SamplingParams:
     """How one choice of one request is sampled, and where it ends.
 
-    `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `seed` is any integer, of which 64 bits count;
-    `stop_ids` end the sequence and `max_tokens` (at least 1) bounds it.
+    `temperature` 0 is greedy; `top_p` 1, `top_k` 0 and `min_p` 0 are off; `seed` is any integer, of which 64 bits
+    count; `stop_ids` end the sequence, not among its first `min_tokens`, and `max_tokens` (at least 1) bounds it.
+    `presence_penalty` and `frequency_penalty` count the tokens of the answer, as OpenAI has it; `repetition_penalty`
+    those of the prompt too (Keskar et al., 2019). `logit_bias` is added to the logits of token ids. `top_logprobs` is
+    how many of the likeliest tokens are told with each token, None for no probabilities at all. A `grammar` says which
+    tokens may come; `stop_ids` then hold those by which it ends.
     """
 
     temperature: float
@@ -42,6 +48,14 @@ class SamplingParams:
     max_tokens: int
     stop_ids: frozenset[int]
     choice: int = 0
+    min_p: float = 0.0
+    min_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 def sample_rows(logits: torch.Tensor, params: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
@@ -52,9 +66,21 @@ def sample_rows(logits: torch.Tensor, params: Sequence[SamplingParams], position
     rows = logits.cpu().numpy()
     best = rows.argmax(axis=1).tolist()  # the first of equals
     return [
-        first if each.temperature == 0 else _draw(row, first, each, position)
+        draw(row, first, each, position)
         for row, first, each, position in zip(rows, best, params, positions, strict=True)
     ]
+
+
+def draw(row: Row, best: int, params: SamplingParams, position: int) -> int:
+    """A token id for `position`, from logits (vocabulary,) of which `best` is the arg max; what lies at -inf never."""
+    return best if params.temperature == 0 else _draw(row, best, params, position)
+
+
+def best_ids(row: Row, count: int) -> Ids:
+    """The `count` best of a row, or all that are not -inf, best first and lowest id first among equals."""
+    least = float(torch.topk(torch.from_numpy(row), min(count, len(row))).values[-1])
+    ids = np.flatnonzero(row >= least if least > -np.inf else row > least)
+    return ids[np.argsort(-row[ids], kind="stable")][:count]
 
 
 def _random_words(vocabulary: int, seed: int, choice: int, position: int) -> npt.NDArray[np.uint64]:
@@ -73,6 +99,7 @@ def _gumbel(words: npt.NDArray[np.uint64]) -> Floats:
 def _draw(row: Row, best: int, params: SamplingParams, position: int) -> int:
     """One token id, by noise, from logits (vocabulary,) of which `best` is the arg max."""
     kept = _keep_top_p(_keep_top_k(row, params.top_k), row, best, params)
+    kept = _keep_min_p(kept, row, best, params)
     if kept is not None and len(kept) == 1:
         return int(kept[0])
     words = _random_words(len(row), params.seed, params.choice, position)
@@ -111,12 +138,8 @@ def _scores(logits: Row, top: np.float32, temperature: float) -> Floats:
 
 
 def _keep_top_k(row: Row, top_k: int) -> Ids | None:
-    """The `top_k` best, best first and lowest id first among equals; None where nothing is taken away."""
-    if not 0 < top_k < len(row):
-        return None
-    least = torch.topk(torch.from_numpy(row), top_k).values[-1]
-    ids = np.flatnonzero(row >= float(least))
-    return ids[np.argsort(-row[ids], kind="stable")][:top_k]
+    """The `top_k` best; None where nothing is taken away."""
+    return best_ids(row, top_k) if 0 < top_k < len(row) else None
 
 
 def _keep_top_p(ids: Ids | None, row: Row, best: int, params: SamplingParams) -> Ids | None:
@@ -130,6 +153,14 @@ def _keep_top_p(ids: Ids | None, row: Row, best: int, params: SamplingParams) ->
     near = near[np.argsort(-scores[near], kind="stable")]
     count = int((weights[near].cumsum() < wanted).sum()) + 1
     return near[:count] if ids is None else ids[near[:count]]
+
+
+def _keep_min_p(ids: Ids | None, row: Row, best: int, params: SamplingParams) -> Ids | None:
+    """Those of `ids` that are at least `min_p` times as probable as the best (Nguyen et al., 2024), never none."""
+    if params.min_p <= 0:
+        return ids
+    least = float(row[best]) + params.temperature * math.log(params.min_p)
+    return np.flatnonzero(row >= least) if ids is None else ids[row[ids] >= least]
 
 
 def _nearest(scores: Floats, weights: Floats, wanted: float) -> Ids:

@@ -22,7 +22,7 @@ class StopStrings:
         if found:  # the first to be complete decides, so that it does not matter how the text was cut into pieces
             self.found, self._held = True, ""
             return text[: min(found)[1]]
-        safe = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        safe = len(text) - max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[safe:]
         return text[:safe]
 
@@ -32,7 +32,7 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`, and not all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `mark`, and not all of it."""
+    longest = min(len(text), len(mark) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(mark[:size])), 0)

@@ -26,7 +26,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def answer(directory: Path, params: SamplingParams) -> list[int]:
-    return [token async for token in LocalEngine.load(directory).generate(PROMPT, params)]
+    return [token.id async for token in LocalEngine.load(directory).generate(PROMPT, params)]
 
 
 def logits(rows: int) -> torch.Tensor:

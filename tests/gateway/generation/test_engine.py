@@ -44,7 +44,7 @@ class Bench:
         self.engine = Engine(shared, self.chains.open)
 
     async def run(self, params: SamplingParams, prompt: list[int] = PROMPT) -> list[int]:
-        return [token async for token in self.engine.generate(prompt, params)]
+        return [token.id async for token in self.engine.generate(prompt, params)]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def long_text(directory: Path) -> list[int]:
 
 
 async def whole_model(directory: Path, prompt: list[int], params: SamplingParams) -> list[int]:
-    return [token async for token in LocalEngine.load(directory).generate(prompt, params)]
+    return [token.id async for token in LocalEngine.load(directory).generate(prompt, params)]
 
 
 @pytest.mark.parametrize("length", [1, 256, 600])
@@ -84,7 +84,7 @@ async def test_a_stop_token_ends_it_and_so_does_the_caller(bench: Bench):
     stopping = replace(SAMPLED, stop_ids=frozenset({tokens[4]}))
     assert await bench.run(stopping) == tokens[: tokens.index(tokens[4]) + 1]
     async with aclosing(bench.engine.generate(PROMPT, SAMPLED)) as stream:
-        assert await anext(stream) == tokens[0]
+        assert (await anext(stream)).id == tokens[0]
         assert bench.chains.running == 1
     assert bench.chains.running == 0
 

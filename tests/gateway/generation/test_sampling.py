@@ -13,9 +13,9 @@ from tests.gateway.generation.draws import gumbel_noise, sample
 
 
 def params(
-    temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 1, choice: int = 0
+    temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 1, choice: int = 0, min_p: float = 0
 ) -> SamplingParams:
-    return SamplingParams(temperature, top_p, top_k, seed, max_tokens=1, stop_ids=frozenset(), choice=choice)
+    return SamplingParams(temperature, top_p, top_k, seed, 1, frozenset(), choice=choice, min_p=min_p)
 
 
 def draws(logits: torch.Tensor, asked: SamplingParams, count: int) -> np.ndarray:
@@ -46,17 +46,24 @@ def test_noise_depends_on_seed_choice_and_position_alone():
     assert all(abs(np.corrcoef(same, other)[0, 1]) < 0.15 for other in others)
 
 
-@pytest.mark.parametrize("asked", [params(), params(0.4), params(2.0), params(top_p=0.8), params(top_k=30)])
+ALL_KINDS = [
+    *(params(), params(0.4), params(2.0), params(top_p=0.8), params(top_k=30), params(min_p=0.1)),
+    *(params(0.7, min_p=0.02), params(top_k=30, min_p=0.2), params(top_p=0.9, min_p=0.3), params(1.5, 0.95, 40)),
+]
+
+
+@pytest.mark.parametrize("asked", ALL_KINDS)
 @pytest.mark.parametrize("width", [0.1, 3.0, 12.0])
 def test_a_draw_is_the_best_sum_of_score_and_noise_among_all_that_are_kept(asked: SamplingParams, width: float):
     """Few logarithms are taken: those left out could not have won."""
     for position in range(100):
         logits = torch.randn(2000, generator=torch.Generator().manual_seed(position)) * width
         scores = logits.double().numpy() / asked.temperature
-        order = np.argsort(-scores)
+        order = np.argsort(-scores)[: asked.top_k or 2000]
         weights = np.exp(scores[order] - scores.max())
         nucleus = np.searchsorted(weights.cumsum(), asked.top_p * weights.sum()) + 1 if asked.top_p < 1 else 2000
-        kept = order[: min(nucleus, asked.top_k or 2000)]
+        kept = order[:nucleus]
+        kept = kept[np.exp(scores[kept] - scores.max()) >= asked.min_p]
         sums = scores[kept] + gumbel_noise(2000, asked.seed, asked.choice, position)[kept]
         assert sample(logits, asked, position) == kept[sums.argmax()]
 
@@ -116,6 +123,22 @@ def test_top_p_leaves_the_fewest_that_reach_it(logits: torch.Tensor, top_p: floa
 def test_top_p_counts_what_top_k_has_left(logits: torch.Tensor):
     assert set(np.flatnonzero(draws(logits, params(top_p=0.6, top_k=2), 300))) == {1, 3}
     assert set(np.flatnonzero(draws(logits, params(top_p=0.5, top_k=2), 300))) == {1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        (params(min_p=1.0), {1}),
+        (params(min_p=0.7), {1, 3}),
+        (params(min_p=0.3), {1, 3, 4}),
+        (params(2.0, min_p=0.55), {1, 3, 4}),
+        (params(min_p=0.2, top_k=2), {1, 3}),
+        (params(min_p=0.7, top_p=0.99), {1, 3}),
+        (params(min_p=1e-9), {0, 1, 2, 3, 4}),
+    ],
+)
+def test_min_p_leaves_what_is_so_probable_beside_the_best(logits: torch.Tensor, asked: SamplingParams, kept: set[int]):
+    assert set(np.flatnonzero(draws(logits, asked, 600))) == kept
 
 
 def test_top_p_of_a_flat_distribution_reaches_beyond_the_first_candidates():

@@ -6,12 +6,14 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 import torch
 
 from gateway.generation.ends import Ends
+from gateway.generation.sampler import Sampler, draw_tokens
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.shared_ends import SharedEnds
 from shared.errors import HopFailed
@@ -65,7 +67,9 @@ def busy(ends: CountingEnds) -> Iterator[tuple[SharedEnds, threading.Event]]:
 async def choose_all(busy: tuple[SharedEnds, threading.Event], rows: list[Encoded]) -> list:
     shared, go = busy
     places = enumerate(zip(rows, PEERS, ASKED, strict=True), 10)
-    tasks = [asyncio.create_task(shared.choose(row, peer, asked, place)) for place, (row, peer, asked) in places]
+    tasks = [
+        asyncio.create_task(shared.choose(row, peer, Sampler(asked, ()), place)) for place, (row, peer, asked) in places
+    ]
     await asyncio.sleep(0)
     go.set()
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -80,8 +84,8 @@ async def test_tokens_that_are_ready_together_are_one_product_off_the_event_loop
 async def test_each_gets_its_own_token_and_the_embedding_of_it_at_its_place(ends: CountingEnds, busy):
     chosen = await choose_all(busy, [encode_hidden(row[None]) for row in ROWS])
     for place, (row, asked, choice) in enumerate(zip(ROWS, ASKED, chosen, strict=True), 10):
-        assert choice.token == sample(ends.logits(row[None])[0], asked, place)
-        torch.testing.assert_close(decode_hidden(choice.hidden, (1, 64)), ends.embed([choice.token], place))
+        assert choice.token.id == sample(ends.logits(row[None])[0], asked, place)
+        torch.testing.assert_close(decode_hidden(choice.hidden, (1, 64)), ends.embed([choice.token.id], place))
 
 
 @pytest.mark.parametrize(
@@ -89,11 +93,51 @@ async def test_each_gets_its_own_token_and_the_embedding_of_it_at_its_place(ends
 )
 async def test_a_row_that_is_broken_fails_alone_and_names_its_peer(busy, bad: torch.Tensor, code: str):
     rows = [encode_hidden(row[None]) for row in ROWS]
-    expected = [each.token for each in await choose_all(busy, rows)]
+    expected = [each.token.id for each in await choose_all(busy, rows)]
     *before, broken, after = await choose_all(busy, [*rows[:4], encode_hidden(bad), rows[5]])
-    assert [each.token for each in (*before, after)] == [*expected[:4], expected[5]]
+    assert [each.token.id for each in (*before, after)] == [*expected[:4], expected[5]]
     assert isinstance(broken, HopFailed)
     assert (broken.peer, broken.code) == (PEERS[4], code)
+
+
+async def test_a_row_that_fails_changes_no_draw_of_those_who_have_a_history(ends: CountingEnds, busy):
+    """What was drawn before the batch failed is drawn again."""
+    shared, go = busy
+    hidden = [encode_hidden(row[None]) for row in (*ROWS[:5], torch.full((64,), torch.nan))]
+    samplers = [Sampler(replace(asked, frequency_penalty=0.5, top_logprobs=1), [3, 5]) for asked in ASKED]
+    for sampler in samplers:
+        sampler.accept(int(ends.logits(ROWS[:1]).argmax()))
+    tasks = [
+        asyncio.create_task(shared.choose(row, PEERS[0], each, 9)) for row, each in zip(hidden, samplers, strict=True)
+    ]
+    go.set()
+    *chosen, broken = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(broken, HopFailed)
+    for row, sampler, choice in zip(ROWS, samplers, chosen, strict=False):
+        assert not isinstance(choice, BaseException)
+        assert choice.token == draw_tokens(ends.logits(row[None]), [sampler], [9])[0]
+
+
+@pytest.mark.parametrize("kind", ["score", "final_sum"])
+async def test_a_token_waits_for_few_rows_of_prompts(ends: CountingEnds, busy, kind: str):
+    """Prompts of several requests wait, and then a token: it is chosen after one piece of them."""
+    shared, go = busy
+    rows, over = encode_hidden(torch.randn(8, 64)), list[str]()
+
+    async def work(name: str) -> None:
+        if name == "token":
+            await shared.choose(encode_hidden(ROWS[:1]), PEERS[0], Sampler(ASKED[0], ()), 9)
+        elif kind == "score":
+            await shared.score(rows, PEERS[0], [1] * 8, 0)
+        else:
+            await shared.final_sum(rows, PEERS[0])
+        over.append(name)
+
+    tasks = [asyncio.create_task(work(name)) for name in ("prompt", "prompt", "prompt", "prompt", "token")]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    assert over == ["prompt", "token", "prompt", "prompt", "prompt"]
 
 
 async def test_chunks_of_several_prompts_are_embedded_at_their_places(ends: CountingEnds, busy):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from gateway.generation.tokenizer import TextTokenizer
@@ -38,6 +39,22 @@ async def test_special_tokens_typed_by_a_user_are_ordinary_text(tokenizer: TextT
     ids = await tokenizer.encode_chat([{"role": "user", "content": typed, "name": "<|im_end|>"}])
     assert (ids.count(START_ID), ids.count(END_ID)) == (2, 1)  # the template's own
     assert tokenizer.decode(ids) == f"user\n{typed}\nassistant\n"
+
+
+async def test_a_raw_text_has_the_special_tokens_that_are_typed_in_it(tokenizer: TextTokenizer):
+    ids = await tokenizer.encode_text("a<|im_end|>b")
+    assert ids[1] == END_ID
+    assert (len(ids), tokenizer.decode(ids)) == (3, "ab")
+
+
+async def test_a_raw_text_begins_and_ends_as_the_tokenizer_has_it(directory: Path):
+    made = byte_tokenizer()
+    made.backend_tokenizer.post_processor = TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", START_ID)]
+    )
+    tokenizer = TextTokenizer(made, frozenset())
+    whole, bare = await tokenizer.encode_text("hi"), await tokenizer.encode_text("hi", special=False)
+    assert whole == made("hi")["input_ids"] == [START_ID, *bare]
 
 
 async def test_a_model_without_a_template_is_refused():
