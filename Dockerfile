@@ -6,7 +6,7 @@ COPY gateway gateway
 COPY peer peer
 COPY shared shared
 COPY webui webui
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt '.[postgresql]'
 RUN useradd --create-home corolla && mkdir /models /state && chown corolla /models /state
 USER corolla
 VOLUME ["/models", "/state"]

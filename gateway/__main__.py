@@ -1,4 +1,4 @@
-"""The program `gateway`: `start` serves the OpenAI API over a swarm, `demo` shows it all on one machine."""
+"""The program `gateway`: `start` serves the OpenAI API over a swarm, `keys` says to whom, `demo` shows it all here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from gateway.keys import keys
+from gateway.options import edge_options
 from shared.options import ENVIRONMENT, FOLDER, PORT, default_cache_dir, node_options
 from shared.program import run, set_up_logs
 
@@ -42,6 +44,7 @@ def main() -> None:
     "--drain-seconds", type=click.FloatRange(min=0, max=86400), default=30, show_default=True, metavar="S",
     help="After a first signal: how long running requests may take to finish.",
 )  # fmt: skip
+@edge_options()
 @node_options("gateway")
 def start(log_level: str, **options: Any) -> None:
     """Serve the OpenAI API. Without --model: whatever the swarm has from a hub."""
@@ -65,6 +68,9 @@ def demo(**options: Any) -> None:
     from gateway.demo import run_demo
 
     run(lambda leaving: run_demo(leaving, **options))
+
+
+main.add_command(keys)
 
 
 if __name__ == "__main__":

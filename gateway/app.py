@@ -1,4 +1,4 @@
-"""The HTTP application: which path leads where. What it shows and serves is passed in."""
+"""The HTTP application, and the server that runs it. What it shows and serves is passed in."""
 
 from __future__ import annotations
 
@@ -7,52 +7,63 @@ import logging
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from gateway.api.boundary import Boundary
-from gateway.api.chat import ChatCompletions
+from gateway.api.edge import Edge
 from gateway.api.errors import reply_to
 from gateway.api.metrics import MetricsPage
 from gateway.api.models import ModelList, Models
-from gateway.api.page import FrontPage
-from gateway.api.running import Admittance, RunningRequests
+from gateway.api.reception import Reception
+from gateway.api.responses.endpoint import Responses
+from gateway.api.routes import add_models, add_openai, add_responses, add_swarm
+from gateway.api.running import RunningRequests
 from gateway.api.swarm import SwarmPages, SwarmView
 from gateway.metrics import GatewayMetrics
+from gateway.store.responses import ResponseStore
 from shared.errors import CorollaError
 
 logger = logging.getLogger(__name__)
 
-BODY_LIMIT_BYTES = 10_000_000
-
 
 def build_app(
-    models: Models, swarm_view: SwarmView, metrics: GatewayMetrics, body_limit_bytes: int = BODY_LIMIT_BYTES
+    models: Models,
+    swarm_view: SwarmView,
+    metrics: GatewayMetrics,
+    edge: Edge | None = None,
+    store: ResponseStore | None = None,
 ) -> FastAPI:
-    """The whole API. Serve it by HttpServer, so that open streams end when the program does."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    """The whole API, for everybody unless an `edge` says else; without a `store`, there are no responses.
+
+    Serve it by HttpServer: it ends the open streams.
+    """
+    edge = edge or Edge()
+    app = FastAPI(
+        title="Corolla",
+        version=version("corolla"),
+        summary="Large language models served from many people's computers, behind the OpenAI API",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.closing = closing = asyncio.Event()
-    app.state.running = running = RunningRequests()
-    chat = ChatCompletions(models, metrics.requests, body_limit_bytes, closing)
-    model_list, swarm = ModelList(models), SwarmPages(swarm_view, running, closing)
-    app.add_api_route("/v1/chat/completions", chat.create, methods=["POST"])
-    app.add_api_route("/v1/models", model_list.all)
-    app.add_api_route("/v1//models", model_list.all)  # Open WebUI asks so when its base URL ends with a slash
-    app.add_api_route("/v1/models/{model:path}", model_list.one)
-    app.add_api_route("/health", swarm.health)
-    app.add_api_route("/swarm", swarm.snapshot)
-    app.add_api_route("/swarm/events", swarm.events)
-    app.add_api_route("/metrics", MetricsPage(metrics).show)
-    app.add_api_route("/", FrontPage().show)
-    for kind in (CorollaError, HTTPException):
+    app.state.running = running = RunningRequests(edge.max_requests)
+    reception = Reception(models, metrics.requests, closing, edge.body_limit_bytes, edge.body_seconds, edge.charges())
+    add_openai(app, reception)
+    add_models(app, ModelList(models))
+    if store is not None:
+        add_responses(app, Responses(reception, store), store)
+    add_swarm(app, SwarmPages(swarm_view, running, closing), MetricsPage(metrics))
+    for kind in (CorollaError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
-    app.add_middleware(Admittance, running=running)
-    app.add_middleware(Boundary)
+    edge.surround(app, running)
     return app
 
 

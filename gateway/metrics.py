@@ -123,10 +123,10 @@ class RequestCount:
         """Nothing is wrong with it: it will be answered, if the swarm can."""
         self._metrics.prompt_tokens.labels(self._model).inc(prompt_tokens)
 
-    def made(self, tokens: int) -> None:
-        """So many tokens of the answer are made in all. Those that come together share the time since the last."""
-        new, now = tokens - self._tokens, time.perf_counter()
-        if new <= 0:
+    def made(self, new: int) -> None:
+        """So many more tokens are made. Those that come together share the time since the last."""
+        now = time.perf_counter()
+        if not new:
             return
         seconds, self._told_at = now - self._told_at, now
         if not self._tokens:
@@ -136,7 +136,7 @@ class RequestCount:
             for _ in range(new):
                 inter_token.observe(seconds / new)
         self._metrics.completion_tokens.labels(self._model).inc(new)
-        self._tokens = tokens
+        self._tokens += new
 
     def ended(self, outcome: str) -> None:
         """The request is over."""

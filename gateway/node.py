@@ -14,12 +14,15 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from gateway import guard
 from gateway.adoption import adopt_models
+from gateway.api.connection import Connection
 from gateway.app import HttpServer, build_app
 from gateway.metrics import GatewayMetrics
 from gateway.readiness import tell_readiness
 from gateway.serving import Serving, load
 from gateway.settings import GatewaySettings
+from gateway.store.store import Store, opened_store
 from gateway.swarm.admission import Admission
 from gateway.swarm.peers import Peers
 from gateway.swarm.repair import Repair
@@ -49,8 +52,22 @@ async def run_gateway(
 ) -> None:
     """Serve until cancelled, or asked to leave; `on_ready` is called after the `ready` line.
 
-    Raises UsageError, CheckpointError.
+    Raises UsageError, CheckpointError, StoreUnavailable.
     """
+    async with opened_store(settings.database, settings.state_dir) as store:
+        await guard.tell(settings, store)
+        await _run(settings, identity, checkpoints, listening, leaving, on_ready, store)
+
+
+async def _run(
+    settings: GatewaySettings,
+    identity: Identity,
+    checkpoints: list[Checkpoint],
+    listening: socket.socket,
+    leaving: Leaving,
+    on_ready: Callable[[], None],
+    store: Store,
+) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     refusals = Refusals()
@@ -71,13 +88,13 @@ async def run_gateway(
         swarm = Swarm(identity.peer, peers, pool, admission, settings.wait_for_coverage, metrics.hop, count)
         serving.connect(swarm, peers)
         metrics.connect(linked=peers.controls.__contains__, waiting=lambda: admission.waiting)
-        app = build_app(serving, View(serving, peers, network), metrics)
-        work = [peers.run(), tell_readiness(settings, serving, peers, network, on_ready)]
+        app = build_app(serving, View(serving, peers, network), metrics, guard.edge(settings, store), store.responses)
+        work = [peers.run(), store.keep(), tell_readiness(settings, serving, peers, network, on_ready)]
         if not settings.model:
             work.append(adopt_models(settings, serving, peers))
         try:
             with leaving.finishing() as asked:
-                await together(*work, _serve_http(app, listening, asked, settings.drain_seconds))
+                await together(*work, _serve_http(app, settings, listening, asked))
         finally:
             swarm.close()
             peers.close()
@@ -91,13 +108,22 @@ def _count(metrics: GatewayMetrics, repair: Repair) -> None:
         metrics.failover(repair.code, repair.replayed_tokens, repair.detection_s, repair.seconds)
 
 
-async def _serve_http(app: FastAPI, listening: socket.socket, asked: asyncio.Event, drain_s: float) -> None:
-    """Serve until cancelled, or `asked` to leave: then finish what runs within `drain_s`. End what is left."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S)
+async def _serve_http(app: FastAPI, settings: GatewaySettings, listening: socket.socket, asked: asyncio.Event) -> None:
+    """Serve until cancelled, or `asked` to leave: then finish what runs, within `--drain-seconds`. End what is left."""
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
     server = HttpServer(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:
-        await together(asyncio.shield(serving), _finish(server, asked, drain_s))
+        await together(asyncio.shield(serving), _finish(server, asked, settings.drain_seconds))
     finally:
         server.should_exit = True
         await asyncio.wait({serving}, timeout=SHUTDOWN_S + 1)

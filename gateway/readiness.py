@@ -28,7 +28,7 @@ async def tell_readiness(
         whole = [model for model in serving.models if serving.whole(model)]
         if whole and not ready:
             ready = True
-            click.echo(f"ready {base_url(settings.host, settings.port)}/v1")
+            click.echo(f"ready {base_url(settings)}/v1")
             on_ready()
         for line in missing if missing != told else ():
             logger.info("%s", line)
@@ -36,10 +36,11 @@ async def tell_readiness(
         await anext(changes)
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(settings: GatewaySettings) -> str:
     """What to open on this machine."""
+    host = settings.host
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{port}"
+    return f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
 
 
 def _missing(serving: Serving, peers: Peers, network: Network) -> list[str]:

@@ -12,11 +12,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from gateway.generation.batches import OnBatch
+from gateway.generation.chains import Inputs
 from gateway.generation.completion import ServedModel
 from gateway.generation.ends import Ends
-from gateway.generation.engine import Engine, Inputs
+from gateway.generation.engine import Engine
 from gateway.generation.mapped_embedding import embedding_tensor
 from gateway.generation.shared_ends import SharedEnds
+from gateway.generation.token_trie import TokenTrie
 from gateway.generation.tokenizer import TextTokenizer
 from gateway.settings import GatewaySettings
 from gateway.swarm.chain import Chain
@@ -41,6 +43,7 @@ class Ready:
     checkpoint: Checkpoint
     ends: Ends
     tokenizer: TextTokenizer
+    token_trie: TokenTrie | None
 
 
 def load(checkpoint: Checkpoint, settings: GatewaySettings) -> Ready:
@@ -54,7 +57,16 @@ def load(checkpoint: Checkpoint, settings: GatewaySettings) -> Ready:
         )
     with checkpoint.prepare("ends") as directory, show_progress(f"Loading embedding and head of {checkpoint.id}"):
         ends = Ends.load(directory, dtype=dtype, device=device, head=settings.head)
-        return Ready(checkpoint, ends, TextTokenizer.load(directory))
+        tokenizer = TextTokenizer.load(directory)
+        return Ready(checkpoint, ends, tokenizer, _token_trie(tokenizer, ends.vocab_size))
+
+
+def _token_trie(tokenizer: TextTokenizer, vocab_size: int) -> TokenTrie | None:
+    """Made now, since it stops all threads; None for a tokenizer that can have none: requests that need it are told."""
+    try:
+        return TokenTrie(tokenizer, tokenizer.end_ids, vocab_size)
+    except ValueError:
+        return None
 
 
 def bytes_to_hold(checkpoint: Checkpoint, element_size: int) -> int:
@@ -103,6 +115,9 @@ class Serving:
             engine=Engine(ends, open_chain, on_step),
             context_length=ready.ends.context_length,
             end_ids=ready.tokenizer.end_ids,
+            token_trie=ready.token_trie,
+            fingerprint=f"{checkpoint.fingerprint} {ready.ends.numerics}",
+            hidden_size=ready.ends.hidden_size,
         )
         self._served[name] = (served, model)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from shared.options import NodeSettings
@@ -21,3 +22,12 @@ class GatewaySettings(NodeSettings):
     queue_seconds: float
     drain_seconds: float
     wait_for_coverage: float
+    require_keys: bool | None
+    host_name: tuple[str, ...]
+    database: str | None = field(repr=False)  # it may hold a password
+    max_requests: int
+    request_seconds: float
+    body_limit: int
+    cors_origin: tuple[str, ...]
+    tls_cert: Path | None
+    tls_key: Path | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
+from gateway import guard
 from gateway.node import run_gateway
 from gateway.settings import GatewaySettings
 from shared.checkpoint import Checkpoint, open_checkpoint
@@ -19,6 +20,7 @@ def start_gateway(**options: Any) -> None:
     settings = GatewaySettings(**options)
 
     async def main(leaving: Leaving) -> None:
+        guard.check(settings)
         state = StateFolder(settings.state_dir)
         listening = take_port(settings.host, settings.port, settings.port, "--port")
         await run_gateway(settings, state.identity(), open_models(settings), listening, leaving)

@@ -27,7 +27,7 @@ class View:
             for model in self._serving.models
         }
         whole = any(each["covered"] == each["blocks"] for each in models.values())
-        return {"status": "ok" if whole else "waiting", "models": models}
+        return {"status": "ok" if whole else "waiting", "models": models, "join": list(self._network.addresses)}
 
     def snapshot(self) -> dict[str, Any]:
         announced = self._peers.announced()

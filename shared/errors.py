@@ -146,12 +146,51 @@ class InvalidRequest(CorollaError):
         self.code = code
 
 
+class GrammarFailed(CorollaError):
+    """An answer can no longer be held to its grammar: following it became too costly, or nothing may come."""
+
+
 class UnknownModel(CorollaError):
     """No model of this name is served here."""
 
     def __init__(self, model: str) -> None:
         super().__init__(f"the model {model[:200]!r} is not served here: GET /v1/models lists those that are")
         self.model = model
+
+
+class NotStored(CorollaError):
+    """Nothing of this id is stored for whoever asks."""
+
+
+class InvalidKey(CorollaError):
+    """A request came without a key where one is needed, or with one that is none."""
+
+
+class HostRefused(CorollaError):
+    """A request called this gateway by a name that may be somebody else's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"this gateway asks for no key, and so answers only under its own addresses and not as {name[:200]!r}: "
+            "call it by its address, or start it with --host-name NAME or --require-keys"
+        )
+
+
+class TooManyRequests(CorollaError):
+    """As many requests as the gateway answers at once are being answered."""
+
+
+class RateLimited(CorollaError):
+    """A key has used up what it may ask for in a minute; `kind` of it is `requests` or `tokens`."""
+
+    def __init__(self, kind: str, per_minute: int, retry_after_s: float) -> None:
+        super().__init__(f"this key may use {per_minute} {kind} a minute: try again in {retry_after_s:.1f} s")
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(CorollaError):
+    """The gateway's database does not answer."""
 
 
 class ShuttingDown(CorollaError):

@@ -1,4 +1,4 @@
-"""Finding a swarm by a gateway's URL: its `/swarm` says where to join."""
+"""Finding a swarm by a gateway's URL: its `/health`, which needs no key, says where to join."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_LIMIT = 16 * 1024 * 1024
 ADDRESSES_LIMIT = 16
 
 
-class _Swarm(msgspec.Struct):
+class _Health(msgspec.Struct):
     join: list[str]
 
 
@@ -29,15 +29,15 @@ def is_url(where: str) -> bool:
     return where.startswith(("http://", "https://"))
 
 
-def swarm_url(where: str) -> httpx.URL:
-    """`/swarm` of the gateway whose URL, maybe with a path such as `/v1`, was given. Raises UsageError."""
+def health_url(where: str) -> httpx.URL:
+    """`/health` of the gateway whose URL, maybe with a path such as `/v1`, was given. Raises UsageError."""
     try:
         url = httpx.URL(where)
     except httpx.InvalidURL as error:
         raise UsageError(f"--join {where!r} is not a URL: {error}") from error
     if not url.host:
         raise UsageError(f"--join {where!r} names no host")
-    return url.copy_with(path="/swarm", query=None, fragment=None)
+    return url.copy_with(path="/health", query=None, fragment=None)
 
 
 async def look_up(
@@ -46,7 +46,7 @@ async def look_up(
     until_missed: Callable[[tuple[str, ...]], Awaitable[None]],
 ) -> None:
     """For ever: ask the gateway for addresses, tell `found`, and ask again when the nodes behind them are missed."""
-    url = swarm_url(where)
+    url = health_url(where)
     delay, told = FIRST_RETRY_S, False
     async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
         while True:
@@ -69,13 +69,14 @@ async def _ask(client: httpx.AsyncClient, url: httpx.URL) -> tuple[str, ...]:
     """Raises httpx.HTTPError, ProtocolError."""
     answer = bytearray()
     async with client.stream("GET", url) as response:
-        response.raise_for_status()
+        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:  # so says a gateway that still waits for peers
+            response.raise_for_status()
         async for piece in response.aiter_bytes():
             answer += piece
             if len(answer) > ANSWER_LIMIT:
                 raise ProtocolError("the answer is too long")
     try:
-        join = msgspec.json.decode(bytes(answer), type=_Swarm).join[:ADDRESSES_LIMIT]
+        join = msgspec.json.decode(bytes(answer), type=_Health).join[:ADDRESSES_LIMIT]
         addresses = tuple(str(join_address(each)) for each in join)
     except (msgspec.DecodeError, ValueError, RecursionError, UsageError) as error:
         raise ProtocolError(f"not a gateway's answer: {error}") from error

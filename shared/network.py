@@ -16,7 +16,7 @@ from shared.addresses import join_address, listen_host, own_addresses
 from shared.announcement import unseal
 from shared.announcer import Announcer
 from shared.errors import ProtocolError
-from shared.gateway_lookup import is_url, look_up, swarm_url
+from shared.gateway_lookup import health_url, is_url, look_up
 from shared.identity import Identity
 from shared.libp2p_node.messages import Announce, Command, Event, Heard, Join, Learn, Neighbours, Refused, Start
 from shared.libp2p_process import Libp2pProcess
@@ -79,7 +79,7 @@ class Network:
         self._settings = settings
         self._data_port = data_port
         self._least_period_s = period_s
-        self._urls = [where for where in settings.join if is_url(where) and swarm_url(where)]
+        self._urls = [where for where in settings.join if is_url(where) and health_url(where)]
         self._join = {str(join_address(where)): None for where in settings.join if not is_url(where)}
         self._listen = listen_host(settings.listen)
         own_addresses(self._listen, settings.announce, default_port, data_port)

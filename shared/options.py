@@ -43,6 +43,11 @@ def default_cache_dir() -> Path:
     return platformdirs.user_cache_path("corolla", appauthor=False)
 
 
+def default_state_dir(program: str) -> Path:
+    """Where a program keeps what is its own."""
+    return platformdirs.user_state_path("corolla", appauthor=False) / program
+
+
 def _check_swarm(_context: click.Context, _option: click.Parameter, name: str) -> str:
     """A swarm's name is part of a gossip topic."""
     if not 1 <= len(name) <= 64 or not all(each.isalnum() or each in "-_." for each in name):
@@ -52,7 +57,6 @@ def _check_swarm(_context: click.Context, _option: click.Parameter, name: str) -
 
 def node_options(program: str) -> Callable[[Command], Command]:
     """Decorator that adds the options behind NodeSettings, and `--log-level`, to a command."""
-    state_dir = platformdirs.user_state_path("corolla", appauthor=False) / program
     options = (
         click.option(
             "--join", multiple=True, metavar="WHERE", help="A multiaddr with /p2p/, or a gateway's URL. Repeatable."
@@ -71,7 +75,13 @@ def node_options(program: str) -> Callable[[Command], Command]:
         click.option(
             "--threads", type=click.IntRange(1, 1024), help="Threads that torch uses.  [default: torch's own]"
         ),
-        click.option("--state-dir", type=FOLDER, default=state_dir, show_default=True, help="Identity; one a process."),
+        click.option(
+            "--state-dir",
+            type=FOLDER,
+            default=default_state_dir(program),
+            show_default=True,
+            help="Identity; one a process.",
+        ),
         click.option("--cache-dir", type=FOLDER, default=default_cache_dir, help="Folder for models."),
         click.option(
             "--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info", show_default=True

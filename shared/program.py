@@ -20,7 +20,7 @@ from shared.errors import CorollaError
 
 T = TypeVar("T")
 
-QUIET = ("asyncio", "filelock", "httpcore2", "httpx", "httpx2", "huggingface_hub", "transformers", "uvicorn")
+QUIET = ("alembic", "asyncio", "filelock", "httpcore2", "httpx", "httpx2", "huggingface_hub", "transformers", "uvicorn")
 
 
 def set_up_logs(level: str) -> None:

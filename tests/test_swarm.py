@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.api.schema.swarm import SwarmReply
 from tests.reference import Reference
 from tests.streams import Stream
 from tests.swarm import Swarm, running_swarm
@@ -77,7 +78,9 @@ def test_many_at_once_get_what_each_gets_alone(swarm: Swarm, models: dict[str, P
 
 
 def test_the_swarm_tells_who_serves_what(swarm: Swarm) -> None:
-    shown = swarm.client.get("/swarm").json()
+    text = swarm.client.get("/swarm").text
+    shown = json.loads(text)
+    assert SwarmReply.model_validate_json(text, strict=True).model_dump(mode="json") == shown  # as OpenAPI describes it
     assert [(each["id"], each["blocks"], each["whole"]) for each in shown["models"]] == [
         (MODELS[0], 6, True),
         (MODELS[1], 4, True),
@@ -138,6 +141,7 @@ def test_a_peer_that_is_killed_in_mid_answer_costs_no_token(swarm: Swarm, models
     swarm.wait_for(swarm.all_cache_free, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_peer_that_dies_with_no_other_in_its_place_ends_the_stream_with_an_error(
     swarm: Swarm, number: signal.Signals
@@ -167,6 +171,7 @@ def test_a_peer_that_dies_with_no_other_in_its_place_ends_the_stream_with_an_err
     swarm.wait_for(swarm.all_cache_free, 5)
 
 
+@pytest.mark.slow
 def test_models_with_one_name_and_other_weights_are_never_mixed(swarm: Swarm, tmp_path: Path) -> None:
     """A peer of other weights under the same name holds the very blocks that are missing: no route takes it."""
     swarm.models["impostor"] = make_tiny_model(tmp_path / "impostor", "llama", blocks=6, seed=9)

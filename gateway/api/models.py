@@ -49,10 +49,12 @@ class ModelList:
 
 
 def _shape(info: ModelInfo) -> dict[str, Any]:
+    """OpenAI's model object, with its context as OpenRouter (`context_length`) and vLLM (`max_model_len`) name it."""
     return {
         "id": info.id,
         "object": "model",
         "created": info.created,
         "owned_by": "corolla",
         "context_length": info.context_length,
+        "max_model_len": info.context_length,
     }

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.errors import ShuttingDown
+from shared.errors import ShuttingDown, TooManyRequests
+
+STORED = "/v1/responses/"
 
 
 class RunningRequests:
-    """How many there are, and whether more are taken."""
+    """How many there are, at most `limit`, and whether more are taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -33,9 +36,11 @@ class RunningRequests:
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """One more, inside. Raises ShuttingDown when the gateway leaves."""
+        """One more, inside. Raises ShuttingDown when the gateway leaves, and TooManyRequests."""
         if self.leaving:
             raise ShuttingDown("this gateway is shutting down and takes no new requests: try again, or another one")
+        if self._count >= self._limit:
+            raise TooManyRequests(f"this gateway is answering {self._limit} requests, as many as it takes: try again")
         self._count += 1
         self._none.clear()
         try:
@@ -46,15 +51,20 @@ class RunningRequests:
                 self._none.set()
 
 
+def asks_for_work(scope: Scope) -> bool:
+    """A POST; and what is asked of stored responses, which may be large, and keep the database from others."""
+    return scope["type"] == "http" and (scope["method"] == "POST" or scope["path"].startswith(STORED))
+
+
 class Admittance:
-    """ASGI middleware: a POST asks for work, which is admitted or refused; who only looks is always let in."""
+    """ASGI middleware: what asks for work is admitted or refused; who only looks is always let in."""
 
     def __init__(self, app: ASGIApp, running: RunningRequests) -> None:
         self._app = app
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if not asks_for_work(scope):
             await self._app(scope, receive, send)
             return
         with self._running.admit():

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from gateway.api.chat_shapes import event_data
 from gateway.api.event_stream import EventStream
 from gateway.api.feed import Feed
 from gateway.api.running import RunningRequests
+from gateway.api.shapes import event_data
 from shared.errors import ShuttingDown
 
 
@@ -21,7 +21,7 @@ class SwarmView(Protocol):
     """What the API shows of the swarm, in the shapes of `docs/interfaces.md`."""
 
     def health(self) -> dict[str, Any]:
-        """`{"status": "ok" | "waiting", "models": {id: {"blocks", "covered"}}}`."""
+        """`{"status": "ok" | "waiting", "models": {id: {"blocks", "covered"}}, "join": [...]}`."""
         ...
 
     def snapshot(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,17 @@ import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 from prometheus_client import CollectorRegistry
+from transformers import PreTrainedModel
 
+from gateway.api.connection import Connection
+from gateway.api.edge import Edge
 from gateway.app import HttpServer, build_app
 from gateway.generation.completion import ServedModel
 from gateway.generation.tokenizer import TextTokenizer
 from gateway.metrics import GatewayMetrics
+from gateway.store.address import database_url
+from gateway.store.database import Database
+from gateway.store.responses import ResponseStore
 from shared.errors import NoRoute, UnknownModel
 from shared.types import BlockRange
 from tests.gateway.local_engine import LocalEngine
@@ -57,7 +63,7 @@ class Board:
 
     def health(self) -> dict[str, Any]:
         status = "ok" if self.covered == 2 else "waiting"
-        return {"status": status, "models": {MODEL: {"blocks": 2, "covered": self.covered}}}
+        return {"status": status, "models": {MODEL: {"blocks": 2, "covered": self.covered}}, "join": []}
 
     def snapshot(self) -> dict[str, Any]:
         return {"models": [], "peers": list(self.peers), "join": []}
@@ -89,14 +95,18 @@ class Site:
         self.shelf.models[model.id] = replace(model, engine=engine)
 
 
-def app_over(shelf: Shelf, board: Board) -> FastAPI:
+def app_over(shelf: Shelf, board: Board, store: ResponseStore | None = None, edge: Edge | None = None) -> FastAPI:
     """The API with counters of its own."""
-    return build_app(shelf, board, GatewayMetrics(CollectorRegistry()))
+    return build_app(shelf, board, GatewayMetrics(CollectorRegistry()), edge, store)
 
 
 @asynccontextmanager
-async def running(app: Any) -> AsyncIterator[HttpServer]:
-    server = HttpServer(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+async def running(app: Any, **config: Any) -> AsyncIterator[HttpServer]:
+    server = HttpServer(
+        uvicorn.Config(
+            app, port=0, http=Connection, ws="none", log_level="warning", timeout_graceful_shutdown=5, **config
+        )
+    )
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(DEADLINE_S):
         await server.listening.wait()
@@ -113,10 +123,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("checkpoint"), blocks=2)
 
 
+@pytest.fixture(scope="session")
+def tokenizer(checkpoint: Path) -> TextTokenizer:
+    return TextTokenizer.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def weights(checkpoint: Path) -> PreTrainedModel:
+    return LocalEngine.load(checkpoint).model
+
+
 @pytest.fixture
-def model(checkpoint: Path) -> ServedModel:
-    tokenizer = TextTokenizer.load(checkpoint)
-    return ServedModel(MODEL, 1_700_000_000, tokenizer, LocalEngine.load(checkpoint), 512, tokenizer.end_ids)
+def model(tokenizer: TextTokenizer, weights: PreTrainedModel) -> ServedModel:
+    return ServedModel(MODEL, 1_700_000_000, tokenizer, LocalEngine(weights), 512, tokenizer.end_ids)
 
 
 @pytest.fixture
@@ -126,9 +145,22 @@ def engine(model: ServedModel) -> LocalEngine:
 
 
 @pytest.fixture
-async def site(model: ServedModel) -> AsyncIterator[Site]:
+def store(tmp_path: Path) -> Iterator[ResponseStore]:
+    database = Database.open(database_url(None, tmp_path))
+    yield ResponseStore(database)
+    database.close()
+
+
+@pytest.fixture
+def edge() -> Edge:
+    """What a module of tests replaces where it is about that."""
+    return Edge()
+
+
+@pytest.fixture
+async def site(model: ServedModel, store: ResponseStore, edge: Edge) -> AsyncIterator[Site]:
     shelf, board = Shelf(model), Board()
-    async with running(app_over(shelf, board)) as server:
+    async with running(app_over(shelf, board, store, edge)) as server:
         yield Site(server, shelf, board)
 
 

@@ -52,6 +52,13 @@ async def test_an_answer_has_openais_shape(openai: AsyncOpenAI, model: ServedMod
         "prompt_tokens": prompt_tokens,
         "completion_tokens": 20,
         "total_tokens": prompt_tokens + 20,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 
@@ -172,7 +179,16 @@ async def test_content_parts_and_developer_messages_are_text(openai: AsyncOpenAI
 
 
 async def test_fields_that_ask_for_nothing_are_accepted(openai: AsyncOpenAI):
-    extensions = {"min_p": 0, "repetition_penalty": 1.0, "top_k": -1, "prompt_cache_key": "k", "unheard_of": {"x": 1}}
+    extensions = {
+        **dict.fromkeys(("min_p", "min_tokens"), 0),
+        "repetition_penalty": 1.0,
+        "top_k": -1,
+        "ignore_eos": False,
+        "stop_token_ids": [],
+        "chat_template_kwargs": {},
+        "prompt_cache_key": "k",
+        "unheard_of": {"x": 1},
+    }
     harmless: dict[str, Any] = {
         **dict.fromkeys(("stop", "seed", "top_p"), None),
         **dict.fromkeys(("presence_penalty", "frequency_penalty"), 0),
@@ -187,6 +203,8 @@ async def test_fields_that_ask_for_nothing_are_accepted(openai: AsyncOpenAI):
         "metadata": {"a": "b"},
         "store": False,
         "service_tier": "auto",
+        "prediction": {"type": "content", "content": "x"},
+        "reasoning_effort": None,
         "safety_identifier": "s",
         "extra_body": extensions,
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from gateway.generation.completion import ServedModel
+from gateway.generation.tokenizer import TextTokenizer
 from tests.gateway.api.conftest import DEADLINE_S, MODEL, Board, Shelf, Site, app_over, running
 from tests.gateway.local_engine import LocalEngine
 
@@ -50,6 +52,38 @@ async def test_a_client_that_leaves_before_an_answer_ends_the_generation(site: S
         await engine.ended.wait()
     assert engine.running == 0
     assert engine.made < 450
+
+
+class Endless:
+    """A tokenizer whose prompts are never ready."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.began, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    async def encode_chat(self, *told: Any) -> list[int]:
+        self.began.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            self.cancelled.set()
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+async def test_a_client_that_leaves_before_its_prompt_is_made_ends_that(
+    site: Site, http: httpx.AsyncClient, model: ServedModel, path: str
+):
+    tokenizer = Endless(model.tokenizer)
+    site.shelf.models[MODEL] = replace(model, tokenizer=cast(TextTokenizer, tokenizer))
+    body = {"model": MODEL, **({"input": "Hi"} if path == "responses" else {"messages": LONG["messages"]})}
+    asking = asyncio.create_task(http.post(f"/v1/{path}", json=body))
+    async with asyncio.timeout(DEADLINE_S):
+        await tokenizer.began.wait()
+        asking.cancel()
+        await tokenizer.cancelled.wait()
 
 
 async def test_streams_end_with_the_server_and_say_so(model: ServedModel, engine: LocalEngine):

@@ -60,7 +60,12 @@ async def test_an_answer_counts_its_tokens_and_times(http: httpx.AsyncClient, mo
 
 async def test_refusals_are_counted_by_what_the_client_is_told(site: Site, http: httpx.AsyncClient):
     site.shelf.holes["half/model"] = BlockRange(8, 16)
-    for change in ({"model": "no/such"}, {"model": "half/model"}, {"n": 2}, {"temperature": "hot"}):
+    for change in (
+        {"model": "no/such"},
+        {"model": "half/model"},
+        {"audio": {"voice": "alloy"}},
+        {"temperature": "hot"},
+    ):
         await http.post(PATH, json={**BODY, **change})
     await http.post(PATH, json={**BODY, "messages": [{"role": "user", "content": "x" * 600}]})
     assert await ended(http) == {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 from gateway.generation.completion import ServedModel
 from gateway.generation.sampling import SamplingParams
 from gateway.generation.tokenizer import TextTokenizer
+from gateway.generation.tokens import OnOpen, Token
 from shared.errors import DeadlinePassed, HopFailed, OutOfCache, QueueFull, QueueTimeout
 from shared.types import BlockRange, PeerId
 from tests.gateway.api.conftest import MODEL, Site
@@ -36,9 +37,14 @@ class FailingEngine:
         self._error = error
         self.asked = 0
 
+    def generate_each(
+        self, prompt: list[int], choices: Sequence[SamplingParams], on_open: OnOpen = lambda numerics: None
+    ) -> Sequence[AsyncGenerator[Token, None]]:
+        return [self.generate(prompt, params, on_open) for params in choices]
+
     async def generate(
-        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
-    ) -> AsyncGenerator[int, None]:
+        self, prompt: list[int], params: SamplingParams, on_open: OnOpen = lambda numerics: None
+    ) -> AsyncGenerator[Token, None]:
         self.asked += 1
         if not self._tokens:
             raise self._error
@@ -48,6 +54,26 @@ class FailingEngine:
             left -= 1
             if not left:
                 raise self._error
+
+
+TEXT: Any = {"type": "text", "text": "Hi"}
+CALL: Any = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def assistant(call: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def with_arguments(arguments: Any) -> dict[str, Any]:
+    return {**CALL, "function": {"name": "f", "arguments": arguments}}
+
+
+def tool(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
+def json_schema(**fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": {}, **fields}}
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -63,82 +89,124 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"model": None}, "model"),
-        ({"model": 3}, "model"),
-        ({"messages": []}, "messages"),
-        ({"messages": "Hi"}, "messages"),
-        ({"messages": ["Hi"]}, "messages[0]"),
-        ({"messages": [{"role": "user"}]}, "messages[0]"),
-        ({"messages": [*USER, {"role": "robot", "content": "Hi"}]}, "messages[1].role"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "c"}]}, "messages[0]"),
-        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages[0]"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"temperature": 2.1}, "temperature"),
-        ({"temperature": "1"}, "temperature"),
-        ({"temperature": True}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"top_p": 1.01}, "top_p"),
-        ({"top_k": -2}, "top_k"),
-        ({"top_k": 1.5}, "top_k"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": "8"}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
-        ({"seed": 2**64}, "seed"),
-        ({"seed": 1.5}, "seed"),
-        ({"stop": ""}, "stop[0]"),
-        ({"stop": ["a", ""]}, "stop[1]"),
-        ({"stop": ["a"] * 5}, "stop"),
-        ({"stop": "x" * 257}, "stop[0]"),
-        ({"stop": 3}, "stop"),
-        ({"stream": "yes"}, "stream"),
-        ({"return_token_ids": 1}, "return_token_ids"),
-        ({"return_token_ids": "true"}, "return_token_ids"),
-        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
-    ],
-)
-async def test_wrong_values_are_refused_by_name(http: httpx.AsyncClient, change: dict[str, Any], param: str):
-    error = error_of(await http.post(PATH, json={**BODY, **change}), 400)
-    assert error["param"] == param
-    assert param in error["message"]
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": None}, "model"),
+    ({"model": 3}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": "Hi"}, "messages"),
+    ({"messages": ["Hi"]}, "messages[0]"),
+    ({"messages": [{"role": "user"}]}, "messages[0]"),
+    ({"messages": [*USER, {"role": "robot", "content": "Hi"}]}, "messages[1].role"),
+    ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [TEXT, {"type": "image_url"}]}]}, "messages[0].content[1].type"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}]}, "messages[0]"),
+    ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0]"),
+    ({"messages": [{"role": "tool", "tool_call_id": "c"}]}, "messages[0]"),
+    ({"messages": [{"role": "function", "name": "f", "content": "4"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": "", "tool_calls": [CALL]}]}, "messages[0]"),
+    ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id"),
+    ({"messages": [assistant(CALL | {"type": "custom"})]}, "messages[0].tool_calls[0].type"),
+    ({"messages": [assistant(with_arguments({}))]}, "messages[0].tool_calls[0].function.arguments"),
+    ({"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]}, "messages[0]"),
+    ({"messages": [{"role": "assistant", "content": "", "audio": {"id": "a"}}]}, "messages[0]"),
+    ({"n": 0}, "n"),
+    ({"n": 33}, "n"),
+    ({"n": True}, "n"),
+    ({"logprobs": 2}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"presence_penalty": 2.1}, "presence_penalty"),
+    ({"frequency_penalty": -2.1}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"min_p": 1.1}, "min_p"),
+    ({"min_tokens": 9}, "min_tokens"),
+    ({"stop_token_ids": [259]}, "stop_token_ids"),
+    ({"logit_bias": {"259": 1}}, "logit_bias"),
+    ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"logit_bias": {"07": 1}}, "logit_bias"),
+    ({"logit_bias": {"7": 101}}, "logit_bias[7]"),
+    ({"logit_bias": {str(number): 1 for number in range(1025)}}, "logit_bias"),
+    ({"logit_bias": [1]}, "logit_bias"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+    ({"tools": [tool("a b")]}, "tools[0].function.name"),
+    ({"tools": [tool("f"), tool("f")]}, "tools[1].function.name"),
+    ({"tools": [tool("f", parameters={"type": "string"})]}, "tools[0].function.parameters"),
+    ({"tools": [tool(f"f{number}") for number in range(129)]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": "any", "tools": [tool("f")]}, "tool_choice.type"),
+    ({"tool_choice": {"type": "function"}, "tools": [tool("f")]}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [tool("f")]}, "tool_choice"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": json_schema(name="a b")}, "response_format.json_schema.name"),
+    ({"response_format": json_schema(schema=[])}, "response_format.json_schema.schema"),
+    ({"reasoning_effort": "much"}, "reasoning_effort"),
+    ({"chat_template_kwargs": "a"}, "chat_template_kwargs"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": "1"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.01}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"top_k": 1.5}, "top_k"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": "8"}, "max_tokens"),
+    ({"max_completion_tokens": -1}, "max_completion_tokens"),
+    ({"seed": 2**64}, "seed"),
+    ({"seed": 1.5}, "seed"),
+    ({"stop": ""}, "stop[0]"),
+    ({"stop": ["a", ""]}, "stop[1]"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": "x" * 257}, "stop[0]"),
+    ({"stop": 3}, "stop"),
+    ({"stream": "yes"}, "stream"),
+    ({"return_token_ids": 1}, "return_token_ids"),
+    ({"return_token_ids": "true"}, "return_token_ids"),
+    ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+]
+"""What is wrong, and the field that is named for it."""
 
 
-@pytest.mark.parametrize("change", [{"max_completion_tokens": 9}, {"stream_options": {"include_usage": True}}])
-async def test_fields_that_contradict_each_other_are_refused(http: httpx.AsyncClient, change: dict[str, Any]):
-    error = error_of(await http.post(PATH, json={**BODY, **change}), 400)
-    assert next(iter(change)) in error["message"]
+async def test_wrong_values_are_refused_by_name(http: httpx.AsyncClient):
+    for change, param in WRONG:  # one server for all: there are many
+        error = error_of(await http.post(PATH, json={**BODY, **change}), 400)
+        assert error["param"] == param, change
+        assert param in error["message"], change
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"n": 2},
-        {"n": True},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"tool_choice": "required"},
-        {"functions": [{"name": "f"}]},
-        {"response_format": {"type": "json_object"}},
-        {"logprobs": True},
+        {"max_completion_tokens": 9},
+        {"stream_options": {"include_usage": True}},
         {"top_logprobs": 2},
-        {"logit_bias": {"50": 1}},
-        {"presence_penalty": 0.5},
-        {"frequency_penalty": -1},
-        {"repetition_penalty": 1.1},
-        {"min_p": 0.1},
+        {"guided_json": {}, "response_format": {"type": "json_object"}},
+        {"ignore_eos": True, "response_format": {"type": "json_object"}},
+        {"min_tokens": 3, "response_format": {"type": "json_object"}},
+    ],
+)
+async def test_fields_that_contradict_each_other_are_refused(http: httpx.AsyncClient, change: dict[str, Any]):
+    error = error_of(await http.post(PATH, json={**BODY, **change}), 400)
+    assert next(iter(change)) in error["message"]
+    assert error["param"] in {**BODY, **change}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"functions": [{"name": "f"}]},
+        {"function_call": {"name": "f"}},
         {"best_of": 2},
         {"modalities": ["text", "audio"]},
         {"audio": {"voice": "alloy"}},
-        {"prediction": {"type": "content", "content": "x"}},
         {"web_search_options": {}},
-        {"reasoning_effort": "high"},
-        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"moderation": {"model": "m"}},
         {"service_tier": "priority"},
+        {"continue_final_message": True},
+        {"add_generation_prompt": False},
     ],
 )
 async def test_what_is_not_built_yet_is_refused_by_name(http: httpx.AsyncClient, change: dict[str, Any]):
@@ -251,8 +319,8 @@ class FullSwarm(FailingEngine):
     """A request waits for room, and then there was none."""
 
     async def generate(
-        self, prompt: list[int], params: SamplingParams, on_open: Callable[[], None] = lambda: None
-    ) -> AsyncGenerator[int, None]:
+        self, prompt: list[int], params: SamplingParams, on_open: OnOpen = lambda numerics: None
+    ) -> AsyncGenerator[Token, None]:
         await asyncio.sleep(0.3)
         async for token in super().generate(prompt, params, on_open):
             yield token
@@ -261,7 +329,7 @@ class FullSwarm(FailingEngine):
 async def test_who_waits_in_vain_is_told_by_a_status_however_long_it_took(
     site: Site, http: httpx.AsyncClient, model: ServedModel, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("gateway.api.chat.FIRST_PIECE_S", 0.05)
+    monkeypatch.setattr("gateway.api.answering.FIRST_ITEM_S", 0.05)
     site.serve(model, FullSwarm(engine, 0, QueueTimeout("the cache was full for 60 s")))
     response = await http.post(PATH, json={**BODY, "stream": True})
     assert error_of(response, 503)["code"] == "queue_timeout"

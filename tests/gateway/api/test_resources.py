@@ -20,19 +20,29 @@ async def test_models_are_listed_and_found_by_ids_with_slashes(openai: AsyncOpen
     found = await openai.models.retrieve(MODEL)
     assert listed == found
     assert (found.id, found.object, found.created, found.owned_by) == (MODEL, "model", 1_700_000_000, "corolla")
+    assert found.to_dict()["context_length"] == found.to_dict()["max_model_len"] == 512
     with pytest.raises(sdk.NotFoundError) as refused:
         await openai.models.retrieve("no/such/model")
     assert refused.value.code == "model_not_found"
 
 
-async def test_a_base_url_that_ends_with_a_slash_lists_models_too(http: httpx.AsyncClient):
-    assert (await http.get("/v1//models")).json() == (await http.get("/v1/models")).json()
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "responses"])
+async def test_a_base_url_with_a_slash_at_its_end_will_do(http: httpx.AsyncClient, path: str):
+    reply = await http.post(f"/v1//{path}", json={})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
+
+
+@pytest.mark.parametrize("path", ["/v1//models", "//models"])
+async def test_a_base_url_that_ends_with_a_slash_lists_models_too(site: Site, http: httpx.AsyncClient, path: str):
+    response = await http.get(f"{site.url}{path}")
+    assert response.request.url.raw_path == path.encode()
+    assert response.json() == (await http.get("/v1/models")).json()
 
 
 async def test_health_is_200_once_a_model_is_whole(site: Site, http: httpx.AsyncClient):
     response = await http.get("/health")
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "models": {MODEL: {"blocks": 2, "covered": 2}}}
+    assert response.json() == {"status": "ok", "models": {MODEL: {"blocks": 2, "covered": 2}}, "join": []}
     site.board.covered = 1
     response = await http.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, "waiting")
