@@ -37,6 +37,7 @@ chaos: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/python -m tests.tree
 
 clean:
 	rm -rf .venv
