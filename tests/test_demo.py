@@ -52,6 +52,7 @@ def test_it_answers_and_ctrl_c_leaves_no_process(demo: Node, port: int) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_stream_does_not_hold_up_its_end(demo: Node, port: int) -> None:
     demo.ready(240)
     messages = [{"role": "user", "content": "Count from one to a thousand, in words."}]
@@ -61,6 +62,7 @@ def test_a_stream_does_not_hold_up_its_end(demo: Node, port: int) -> None:
         assert demo.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_peers_end_when_the_demo_is_killed(demo: Node) -> None:
     demo.ready(240)
     processes = family(demo)

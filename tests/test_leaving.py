@@ -118,6 +118,7 @@ def test_a_session_that_no_other_peer_can_take_is_finished(swarm: Swarm):
     assert not any("libp2p" in line for line in node.errors)
 
 
+@pytest.mark.slow
 def test_a_session_moves_to_a_spare_while_it_goes_on(swarm: Swarm):
     nodes = [swarm.add_peer("2:4"), swarm.add_peer("2:4")]
     node_of = {usable(swarm, node): node for node in nodes}

@@ -37,6 +37,7 @@ def swarm(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield swarm
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_greedy_decoding_gives_the_token_ids_of_transformers(swarm: Swarm, directory: Path) -> None:
     reference = Reference(directory)
