@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,10 +34,16 @@ class Reception:
     body_seconds: float
     charges: Charges
 
-    def observe(self, request: Request) -> Observation:
-        """Count the request, from now to its end. To be called once, first."""
+    @contextmanager
+    def observe(self, request: Request) -> Iterator[Observation]:
+        """Count the request, from now on: to its end in here, when it fails, else to that of what is watched."""
         charge = Charge(self.charges, caller_of(request))
-        return Observation(self.metrics.arrived(), self.closing, charge, deadline_in(request.scope))
+        observation = Observation(self.metrics.arrived(), self.closing, charge, deadline_in(request.scope))
+        try:
+            yield observation
+        except BaseException as error:
+            observation.failed(error)
+            raise
 
     async def read(self, request: Request, schema: type[Schema]) -> Schema:
         """The body as `schema` has it. Raises HTTPException 408 or 413, InvalidRequest."""

@@ -98,15 +98,14 @@ def complete(
 ) -> AsyncGenerator[Piece, None]:
     """Pieces of all choices as they come, the last of each with its finish reason. Raises what the engine raises.
 
-    `shown` are special tokens that have a text, in which no stop string is looked for; other special tokens have none.
-    `on_open` is called when the swarm has room for it. A choice that `is_over`, asked after each of its
-    pieces, ends there, without a finish reason.
+    `shown` are special tokens that have a text; other special tokens have none. `on_open` is called when the swarm has
+    room for it. A choice that `is_over`, asked after each of its pieces, ends there, without a finish reason.
     """
     sources = model.engine.generate_each(prompt, choices, on_open)
     decode = partial(model.tokenizer.decode, shown=shown)
     return merged(
         [
-            _pieces(source, params.stop_ids, AnswerText(decode, stop, shown, params.min_tokens), place, is_over)
+            _pieces(source, params.stop_ids, AnswerText(decode, stop, params.min_tokens), place, is_over)
             for place, (source, params) in enumerate(zip(sources, choices, strict=True))
         ]
     )

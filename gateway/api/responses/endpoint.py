@@ -41,12 +41,8 @@ class Responses:
         self._store = store
 
     async def create(self, request: Request) -> Response:
-        observation = self._reception.observe(request)
-        try:
+        with self._reception.observe(request) as observation:
             return await self._respond(request, observation)
-        except BaseException as error:
-            observation.failed(error)
-            raise
 
     async def _respond(self, request: Request, observation: Observation) -> Response:
         asked = await self._reception.read(request, ResponsesRequest)

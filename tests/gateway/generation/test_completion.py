@@ -113,7 +113,7 @@ async def test_log_probabilities_come_with_the_pieces(model: ServedModel):
 async def test_a_shown_special_token_has_a_text_and_others_none(model: ServedModel):
     grammar = InTurn(({START_ID}, {40}, {256}), model.end_ids, VOCAB_SIZE)
     params = replace(GREEDY, stop_ids=model.end_ids, grammar=grammar)
-    pieces = [piece async for piece in complete(model, PROMPT, [params], ("start",), frozenset({START_ID}))]
+    pieces = [piece async for piece in complete(model, PROMPT, [params], shown=frozenset({START_ID}))]
     assert text_of(pieces) == "<|im_start|>" + model.tokenizer.decode([40])
     assert pieces[-1].finish == "stop"
 
