@@ -136,6 +136,7 @@ async def test_links_are_used_again_by_the_next_session(swarm: Swarm) -> None:
     assert len(swarm.peers[1].listener.links) == 2  # one control link, one data link from the hop before
 
 
+@pytest.mark.slow
 async def test_a_prompt_longer_than_the_window_goes_through(swarm: Swarm) -> None:
     for peer in swarm.peers:
         budget = peer.protocol.sessions.budget

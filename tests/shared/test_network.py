@@ -158,6 +158,7 @@ async def test_nodes_see_each_other_whoever_starts_first(nodes: Nodes, first: st
     await sees(peer, "gate")
 
 
+@pytest.mark.slow
 async def test_news_are_visible_at_once_and_changes_soon(nodes: Nodes) -> None:
     gate = await nodes.start()
     peer = await nodes.start(*gate.addresses)
@@ -327,6 +328,7 @@ async def test_a_node_survives_garbage_on_its_port(nodes: Nodes) -> None:
         writer.close()
 
 
+@pytest.mark.slow
 async def test_forged_stale_and_broken_gossip_is_neither_believed_nor_fatal(nodes: Nodes) -> None:
     gate = await nodes.start()
     process_id, heard = gate.process_id, set[str]()

@@ -95,6 +95,7 @@ async def test_more_room_is_asked_for_before_it_is_needed(bench: Bench, long_tex
     assert bench.chains.asked == [1403]
 
 
+@pytest.mark.slow
 async def test_a_session_without_more_room_goes_on_over_another_chain(bench: Bench, long_text: list[int]):
     bench.chains.grants = lambda reserve: False
     assert await bench.run(replace(SAMPLED, max_tokens=1400)) == long_text
@@ -104,6 +105,7 @@ async def test_a_session_without_more_room_goes_on_over_another_chain(bench: Ben
     assert bench.chains.running == 0
 
 
+@pytest.mark.slow
 async def test_a_refusal_is_no_last_word(bench: Bench, long_text: list[int]):
     bench.chains.grants = lambda reserve: len(bench.chains.asked) > 2
     assert await bench.run(replace(SAMPLED, max_tokens=1400)) == long_text

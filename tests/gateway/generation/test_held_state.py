@@ -43,6 +43,7 @@ async def test_a_chain_gives_what_the_whole_model_gives(directory: Path, bench: 
     assert made != plain
 
 
+@pytest.mark.slow
 async def test_penalties_and_grammars_go_on_over_another_chain(directory: Path, bench: Bench):
     bench.chains.grants = lambda reserve: False
     asked = replace(PENALIZED, grammar=MANY_DIGITS, stop_ids=frozenset({END_ID}), max_tokens=1400)

@@ -161,6 +161,7 @@ def test_a_process_grows_by_what_it_holds(llama: Path, thirty_blocks: Path) -> N
     assert ten <= 1.2 * load(thirty_blocks, BlockRange(10, 20)).parameter_bytes  # not the bfloat16 it came from, too
 
 
+@pytest.mark.slow
 def test_quantizing_leaves_none_of_the_float_weights_behind(llama: Path, thirty_blocks: Path) -> None:
     quantized = load(thirty_blocks, BlockRange(10, 20), "int8").parameter_bytes
     assert growth(llama, thirty_blocks, "10:20", "int8") <= 1.5 * quantized
