@@ -96,6 +96,7 @@ def test_flags_that_make_no_sense(model: Path, tmp_path: Path, flags: tuple[str,
     assert hint in refusal(tmp_path, "peer", "start", "--model", model, "--listen", "127.0.0.1", *flags)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_starting_leaves_at_once(model: Path, tmp_path: Path) -> None:
     flags = ("--state-dir", tmp_path / "state", "--cache-dir", tmp_path / "cache", "--listen", "127.0.0.1")
     node = Node("peer", "start", "--model", model, "--blocks", "0:2", "--swarm", "ctrl-c", *flags)

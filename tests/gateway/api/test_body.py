@@ -53,7 +53,7 @@ def test_the_first_of_many_errors_is_enough(schema: type[RequestModel], body: di
 
 
 async def test_others_are_answered_while_a_large_body_is_read(http: httpx.AsyncClient):
-    parts = [{"role": "user", "content": [{"type": "text", "text": "x"}] * 500}] * 80
+    parts = [{"role": "user", "content": [{"type": "text", "text": "x"}] * 500}] * 200
     body = json.dumps({"model": MODEL, "messages": parts, "temperature": 9})
     headers = {"Content-Type": "application/json"}
     asking = asyncio.create_task(http.post("/v1/chat/completions", content=body, headers=headers))
@@ -62,4 +62,4 @@ async def test_others_are_answered_while_a_large_body_is_read(http: httpx.AsyncC
         assert (await http.get("/v1/models")).status_code == 200
         answered += 1
     assert asking.result().json()["error"]["param"] == "temperature"
-    assert answered > 10
+    assert answered > 4  # by one thread, three are

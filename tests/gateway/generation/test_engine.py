@@ -89,6 +89,7 @@ async def test_a_stop_token_ends_it_and_so_does_the_caller(bench: Bench):
     assert bench.chains.running == 0
 
 
+@pytest.mark.slow
 async def test_more_room_is_asked_for_before_it_is_needed(bench: Bench, long_text: list[int]):
     assert await bench.run(replace(SAMPLED, max_tokens=1400)) == long_text
     assert bench.chains.opened == [(1027, False)]
