@@ -29,21 +29,6 @@ def bounded(number: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"p{each}": schema for each, schema in enumerate(numbers)}}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(byte_tokenizer(), END)
-
-
-@pytest.fixture(scope="module")
-def trie(tokenizer: TextTokenizer) -> TokenTrie:
-    return TokenTrie(tokenizer, END)
-
-
-@pytest.fixture
-def grammars(tokenizer: TextTokenizer, trie: TokenTrie) -> Grammars:
-    return Grammars(tokenizer, END, trie)
-
-
 def taken(grammar: Grammar, ids: list[int]) -> bool:
     """Whether an answer of these tokens may come, and then end."""
     matcher = grammar.matcher()

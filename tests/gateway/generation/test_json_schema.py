@@ -7,30 +7,14 @@ import pytest
 
 from gateway.generation.grammars import Grammars
 from gateway.generation.json_schema import DEPTH_LIMIT, SCHEMA_BYTES_LIMIT, enforceable
-from gateway.generation.token_trie import TokenTrie
 from gateway.generation.tokenizer import TextTokenizer
 from shared.errors import InvalidRequest
 from tests.gateway.generation.test_grammars import takes
-from tests.tiny_models import END_ID, byte_tokenizer
+from tests.tiny_models import END_ID
 
 END = frozenset({END_ID})
 INTEGER = {"type": "integer"}
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "required": ["next"]}
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(byte_tokenizer(), END)
-
-
-@pytest.fixture(scope="module")
-def trie(tokenizer: TextTokenizer) -> TokenTrie:
-    return TokenTrie(tokenizer, END)
-
-
-@pytest.fixture
-def grammars(tokenizer: TextTokenizer, trie: TokenTrie) -> Grammars:
-    return Grammars(tokenizer, END, trie)
 
 
 def kind(name: str, **more: Any) -> dict[str, Any]:
